@@ -1,0 +1,75 @@
+// The native addon as a value: what it offers, or why it is not there. The only file of src/cpu that touches the
+// file system or the operating system.
+
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { availableParallelism, freemem } from "node:os";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+import type { Unavailable } from "../backend.ts";
+
+/** A loaded model in native memory. Mirrors `Session` in native/addon.cpp. */
+export interface NativeSession {
+  /** rows: (token, slot, position, wanted) each; out: (wanted, vocab). */
+  step(rows: Int32Array, out: Float32Array): Promise<void>;
+  close(): void;
+  readonly bytes: { readonly weights: number; readonly cache: number; readonly scratch: number };
+}
+
+export interface NativeEngine {
+  prepare(description: object): Promise<NativeSession>;
+  close(): void;
+  /** Bytes of weights in place so far. */
+  readonly loaded: number;
+}
+
+export interface Addon {
+  readonly Engine: new (isa: string, threads: number) => NativeEngine;
+  /** Instruction sets that this processor has kernels for, best first; "scalar" is always among them. */
+  isas(): string[];
+}
+
+/** Loads the addon built by native/build.mjs. */
+export function loadAddon(): Addon | Unavailable {
+  const file = fileURLToPath(new URL(`../../build/lutra-${process.platform}-${process.arch}.node`, import.meta.url));
+  const remedy = "install a C++20 compiler (Debian and Ubuntu: apt-get install g++), then run `npm rebuild lutra`, or `npm run build` in a checkout";
+  if (!existsSync(file)) return { unavailable: `the native CPU backend is not built: ${remedy}` };
+  try {
+    return createRequire(import.meta.url)(file) as Addon;
+  } catch (error) {
+    const reason = (error instanceof Error ? error.message : String(error)).split("\n")[0];
+    return { unavailable: `the native CPU backend does not load (${reason}): ${remedy}` };
+  }
+}
+
+/** Threads worth using: physical cores, no more than the affinity mask and the control group's quota allow. */
+export function usableCores(): number {
+  return Math.max(1, Math.min(availableParallelism(), physicalCores(), quotaOfGroup()));
+}
+
+function physicalCores(): number {
+  const folder = "/sys/devices/system/cpu";
+  try {
+    const siblings = readdirSync(folder)
+      .filter((name) => /^cpu\d+$/.test(name))
+      .map((name) => readFileSync(`${folder}/${name}/topology/thread_siblings_list`, "utf8"));
+    return new Set(siblings).size || Infinity;
+  } catch {
+    return Infinity; // another system than Linux: the affinity mask decides
+  }
+}
+
+function quotaOfGroup(): number {
+  try {
+    const [quota, period] = readFileSync("/sys/fs/cgroup/cpu.max", "utf8").trim().split(" ");
+    return quota === "max" ? Infinity : Math.ceil(Number(quota) / Number(period)) || Infinity;
+  } catch {
+    return Infinity;
+  }
+}
+
+/** Bytes of memory that this process may still take. */
+export function availableMemory(): number {
+  return typeof process.availableMemory === "function" ? process.availableMemory() : freemem();
+}

@@ -1,0 +1,344 @@
+// The only file that knows JavaScript: turns the plain objects of src/cpu/backend.ts into a PlanData and Sources,
+// and runs loading and steps on a thread of the libuv pool, which becomes worker 0.
+#include <fcntl.h>
+#include <napi.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+
+#include "executor.h"
+
+namespace {
+
+using namespace lutra;
+
+std::vector<const Kernels*> usableKernels() {
+  std::vector<const Kernels*> usable;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
+    usable.push_back(&avx512Kernels);
+  if (avx2) usable.push_back(&avx2Kernels);
+#endif
+  usable.push_back(&scalarKernels);
+  return usable;
+}
+
+/// The pool and kernels of one backend; alive as long as any session of it.
+struct EngineState {
+  Pool pool;
+  const Kernels* kernels;
+};
+
+struct SessionState {
+  std::shared_ptr<EngineState> engine;
+  std::unique_ptr<Executor> executor;
+};
+
+/// Runs `work` off the event loop, then `finish` on it; what `work` throws rejects the promise.
+class Task : public Napi::AsyncWorker {
+ public:
+  static Napi::Promise start(Napi::Env env, std::function<void()> work, std::function<Napi::Value(Napi::Env)> finish) {
+    auto* task = new Task(env, std::move(work), std::move(finish));
+    const Napi::Promise promise = task->deferred_.Promise();
+    task->Queue();
+    return promise;
+  }
+
+ private:
+  Task(Napi::Env env, std::function<void()> work, std::function<Napi::Value(Napi::Env)> finish)
+      : AsyncWorker(env, "lutra"), deferred_(env), work_(std::move(work)), finish_(std::move(finish)) {}
+
+  void Execute() override {
+    try {
+      work_();
+    } catch (const std::bad_alloc&) {
+      SetError("out of memory");
+    } catch (const std::exception& error) {
+      SetError(error.what());
+    }
+  }
+  void OnOK() override { deferred_.Resolve(finish_(Env())); }
+  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
+
+  Napi::Promise::Deferred deferred_;
+  std::function<void()> work_;
+  std::function<Napi::Value(Napi::Env)> finish_;
+};
+
+// ---- from JavaScript objects (whose shapes backend.ts guarantees) ----
+
+double number(const Napi::Object& o, const char* key) { return o.Get(key).ToNumber().DoubleValue(); }
+uint32_t whole(const Napi::Object& o, const char* key) { return uint32_t(number(o, key)); }
+std::string text(const Napi::Object& o, const char* key) { return o.Get(key).ToString().Utf8Value(); }
+
+template <class T>
+std::vector<T> listOf(const Napi::Value& value, const std::function<T(const Napi::Object&)>& one) {
+  std::vector<T> out;
+  const auto array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) out.push_back(one(array.Get(i).ToObject()));
+  return out;
+}
+
+FloatFormat formatOf(const std::string& name) {
+  return name == "f16" ? FloatFormat::F16 : name == "bf16" ? FloatFormat::BF16 : FloatFormat::F32;
+}
+
+Codes codesOf(const Napi::Object& o) {
+  return {listOf<Run>(o.Get("runs"),
+                      [](const Napi::Object& r) {
+                        return Run{whole(r, "first"), whole(r, "count"), whole(r, "bit"),
+                                   whole(r, "step"),  whole(r, "width"), whole(r, "shift")};
+                      }),
+          whole(o, "bits"), whole(o, "flip")};
+}
+
+GroupTerm termOf(const Napi::Object& o) {
+  GroupTerm term{number(o, "constant"),
+                 listOf<FloatField>(o.Get("fields"),
+                                    [](const Napi::Object& f) {
+                                      return FloatField{formatOf(text(f, "format")), whole(f, "byte")};
+                                    }),
+                 std::nullopt, 0};
+  if (!o.Get("codes").IsNull()) {
+    const Napi::Object codes = o.Get("codes").ToObject();
+    term.codes = codesOf(codes);
+    term.bias = int32_t(number(codes, "bias"));
+  }
+  return term;
+}
+
+/// How a type's bytes are read: plain floats, or an affine structure.
+struct Reading {
+  FloatFormat format;
+  std::optional<Affine> affine;
+};
+
+Reading readingOf(const Napi::Object& o) {
+  const Napi::Object structure = o.Get("structure").ToObject();
+  if (text(structure, "kind") == "float") return {formatOf(text(structure, "format")), std::nullopt};
+  Affine affine{whole(o, "blockSize"),
+                whole(o, "blockBytes"),
+                whole(structure, "groupSize"),
+                int32_t(number(structure, "zero")),
+                codesOf(structure.Get("codes").ToObject()),
+                termOf(structure.Get("scale").ToObject()),
+                std::nullopt};
+  if (!structure.Get("offset").IsNull()) affine.offset = termOf(structure.Get("offset").ToObject());
+  return {FloatFormat::F32, std::move(affine)};
+}
+
+std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types) {
+  return listOf<Source>(list, [&](const Napi::Object& o) {
+    const Reading& type = types[whole(o, "type")];
+    return Source{text(o, "name"), int(whole(o, "file")), uint64_t(number(o, "byteOffset")), whole(o, "n"),
+                  whole(o, "k"),   type.format,           type.affine};
+  });
+}
+
+Op opOf(const Napi::Object& o) {
+  const std::string kind = text(o, "kind");
+  if (kind == "embed") return EmbedOp{whole(o, "weight"), whole(o, "out")};
+  if (kind == "select") return SelectOp{whole(o, "input"), whole(o, "out")};
+  if (kind == "rope")
+    return RopeOp{whole(o, "value"), whole(o, "heads"), whole(o, "headDim"), text(o, "pairing") == "adjacent",
+                  whole(o, "table")};
+  if (kind == "attention")
+    return AttentionOp{whole(o, "layer"), whole(o, "q"),     whole(o, "k"),       whole(o, "v"),
+                       whole(o, "out"),   whole(o, "heads"), whole(o, "kvHeads"), whole(o, "headDim"),
+                       float(number(o, "scale"))};
+  const Napi::Object epilogue = o.Get("epilogue").ToObject();
+  const std::string end = text(epilogue, "kind");
+  return GemmOp{whole(o, "input"),
+                int32_t(number(o, "norm")),
+                float(number(o, "eps")),
+                listOf<LinearUse>(o.Get("linears"),
+                                  [](const Napi::Object& l) {
+                                    return LinearUse{whole(l, "weight"), int32_t(number(l, "bias")), whole(l, "out")};
+                                  }),
+                end == "add" ? Epilogue::Add : end == "silu-mul" ? Epilogue::SiluMul : Epilogue::Store,
+                end == "add" ? whole(epilogue, "from") : 0};
+}
+
+PlanData planOf(const Napi::Object& o) {
+  PlanData plan{};
+  const auto widths = o.Get("widths").As<Napi::Array>();
+  for (uint32_t i = 0; i < widths.Length(); i++) plan.widths.push_back(widths.Get(i).ToNumber().Uint32Value());
+  plan.ops = listOf<Op>(o.Get("ops"), opOf);
+  plan.ropes = listOf<RopeTable>(o.Get("ropes"), [](const Napi::Object& r) {
+    RopeTable table{{}, number(r, "magnitude")};
+    const auto list = r.Get("frequencies").As<Napi::Array>();
+    for (uint32_t i = 0; i < list.Length(); i++) table.frequencies.push_back(list.Get(i).ToNumber().DoubleValue());
+    return table;
+  });
+  plan.logits = whole(o, "logits");
+  const Napi::Object cache = o.Get("cache").ToObject();
+  plan.layers = whole(cache, "layers");
+  plan.cacheWidth = whole(cache, "width");
+  plan.context = whole(cache, "context");
+  plan.slots = whole(cache, "slots");
+  return plan;
+}
+
+/// Files opened for one load, closed at its end whatever happens.
+struct Files {
+  std::vector<int> descriptors;
+  explicit Files(const std::vector<std::string>& paths) {
+    for (const std::string& path : paths) {
+      const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+      if (fd < 0) {
+        const std::string reason = std::strerror(errno);
+        for (const int other : descriptors) close(other);
+        throw std::runtime_error(path + ": cannot open: " + reason);
+      }
+      descriptors.push_back(fd);
+    }
+  }
+  ~Files() {
+    for (const int fd : descriptors) close(fd);
+  }
+  Files(const Files&) = delete;
+  Files& operator=(const Files&) = delete;
+};
+
+class Session : public Napi::ObjectWrap<Session> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Session",
+                       {InstanceMethod("step", &Session::step), InstanceMethod("close", &Session::close),
+                        InstanceAccessor<&Session::bytes>("bytes")});
+  }
+  static Napi::Object wrap(Napi::Env env, std::shared_ptr<SessionState> state);
+
+  explicit Session(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+
+ private:
+  /// step(rows: Int32Array of (token, slot, position, wanted), out: Float32Array of (wanted, vocab)): Promise<void>
+  Napi::Value step(const Napi::CallbackInfo& info) {
+    if (!state_) throw Napi::Error::New(info.Env(), "the session is closed");
+    const auto flat = info[0].As<Napi::Int32Array>();
+    std::vector<Row> rows(flat.ElementLength() / 4);
+    for (size_t i = 0; i < rows.size(); i++)
+      rows[i] = {flat[4 * i], uint32_t(flat[4 * i + 1]), uint32_t(flat[4 * i + 2]), flat[4 * i + 3] != 0};
+    const auto out = std::make_shared<Napi::Reference<Napi::Float32Array>>(
+        Napi::Persistent(info[1].As<Napi::Float32Array>()));
+    float* to = info[1].As<Napi::Float32Array>().Data();
+    return Task::start(
+        info.Env(), [state = state_, rows = std::move(rows), to] { state->executor->step(rows, to); },
+        [out](Napi::Env env) {
+          out->Reset();
+          return env.Undefined();
+        });
+  }
+
+  /// Frees everything once a step under way has ended; closing twice is harmless.
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    state_.reset();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value bytes(const Napi::CallbackInfo& info) {
+    Napi::Object out = Napi::Object::New(info.Env());
+    out.Set("weights", state_ ? double(state_->executor->weightBytes()) : 0);
+    out.Set("cache", state_ ? double(state_->executor->cacheBytes()) : 0);
+    out.Set("scratch", state_ ? double(state_->executor->scratchBytes()) : 0);
+    return out;
+  }
+
+  std::shared_ptr<SessionState> state_;
+};
+
+struct Classes {
+  Napi::FunctionReference session;
+};
+
+Napi::Object Session::wrap(Napi::Env env, std::shared_ptr<SessionState> state) {
+  const Napi::Object object = env.GetInstanceData<Classes>()->session.New({});
+  Unwrap(object)->state_ = std::move(state);
+  return object;
+}
+
+class Engine : public Napi::ObjectWrap<Engine> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Engine",
+                       {InstanceMethod("prepare", &Engine::prepare), InstanceMethod("close", &Engine::close),
+                        InstanceAccessor<&Engine::loaded>("loaded")});
+  }
+
+  /// new Engine(isa: one of isas(), threads >= 1)
+  explicit Engine(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+    const std::string isa = info[0].ToString().Utf8Value();
+    for (const Kernels* kernels : usableKernels())
+      if (isa == kernels->isa) {
+        state_ = std::shared_ptr<EngineState>(new EngineState{Pool(info[1].ToNumber().Uint32Value()), kernels});
+        return;
+      }
+    throw Napi::Error::New(info.Env(), "this processor does not have the instruction set " + isa);
+  }
+
+ private:
+  /// prepare({plan, files, types, matrices, vectors}): Promise<Session>
+  Napi::Value prepare(const Napi::CallbackInfo& info) {
+    if (!state_) throw Napi::Error::New(info.Env(), "the backend is closed");
+    const Napi::Object o = info[0].ToObject();
+    auto plan = std::make_shared<PlanData>(planOf(o.Get("plan").ToObject()));
+    const auto types = listOf<Reading>(o.Get("types"), readingOf);
+    auto matrices = sourcesOf(o.Get("matrices"), types);
+    auto vectors = sourcesOf(o.Get("vectors"), types);
+    std::vector<std::string> paths;
+    const auto files = o.Get("files").As<Napi::Array>();
+    for (uint32_t i = 0; i < files.Length(); i++) paths.push_back(files.Get(i).ToString().Utf8Value());
+
+    auto session = std::make_shared<SessionState>();
+    session->engine = state_;
+    *loaded_ = 0;
+    return Task::start(
+        info.Env(),
+        [session, plan, paths, matrices, vectors, loaded = loaded_]() mutable {
+          const Files opened(paths);
+          for (auto* list : {&matrices, &vectors})
+            for (Source& source : *list) source.fd = opened.descriptors[size_t(source.fd)];
+          EngineState& engine = *session->engine;
+          session->executor = std::make_unique<Executor>(engine.pool, *engine.kernels, std::move(*plan), matrices,
+                                                         vectors, *loaded);
+        },
+        [session](Napi::Env env) { return Session::wrap(env, session); });
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    state_.reset();
+    return info.Env().Undefined();
+  }
+
+  /// Bytes of weights in place so far, of the newest prepare.
+  Napi::Value loaded(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), double(*loaded_)); }
+
+  std::shared_ptr<EngineState> state_;
+  std::shared_ptr<std::atomic<uint64_t>> loaded_ = std::make_shared<std::atomic<uint64_t>>(0);
+};
+
+Napi::Value isas(const Napi::CallbackInfo& info) {
+  const auto usable = usableKernels();
+  Napi::Array out = Napi::Array::New(info.Env());
+  for (uint32_t i = 0; i < usable.size(); i++) out.Set(i, usable[i]->isa);
+  return out;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* classes = new Classes{Napi::Persistent(Session::define(env))};
+  env.SetInstanceData(classes);
+  exports.Set("Engine", Engine::define(env));
+  exports.Set("isas", Napi::Function::New(env, isas));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(lutra, init)

@@ -1,0 +1,337 @@
+// Loading on all workers, then the ops of a step: every worker walks the same list and takes its share of each op,
+// with a barrier where the next op reads what others wrote. Shares are cut by rows of weights or by heads, so that
+// no result depends on the number of workers.
+#include "executor.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+
+namespace lutra {
+
+namespace {
+
+constexpr uint32_t kRows = 256;  // tokens of one pass over the weights
+
+struct Share {
+  uint32_t begin, end;
+};
+
+Share shareOf(uint32_t total, uint32_t worker, uint32_t workers) {
+  return {uint32_t(uint64_t(total) * worker / workers), uint32_t(uint64_t(total) * (worker + 1) / workers)};
+}
+
+size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t(63); }
+
+/// Hands out parts of a memory block; with a null base it only counts.
+struct Carver {
+  uint8_t* base;
+  size_t used = 0;
+
+  template <class T>
+  T* take(size_t count) {
+    T* at = reinterpret_cast<T*>(base + used);
+    used += aligned(count * sizeof(T));
+    return at;
+  }
+};
+
+size_t weightBytes(const std::vector<Source>& matrices, const std::vector<Source>& vectors) {
+  size_t total = 0;
+  for (const Source& s : matrices) total += aligned(planMatrix(s).bytes());
+  for (const Source& s : vectors) total += aligned(size_t(s.k) * sizeof(float));
+  return total;
+}
+
+}  // namespace
+
+Memory::Memory(size_t bytes, bool hugePages) : data_(nullptr), size_(bytes) {
+  if (!bytes) return;
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (hugePages) madvise(at, bytes, MADV_HUGEPAGE);
+#else
+  (void)hugePages;
+#endif
+  data_ = static_cast<uint8_t*>(at);
+}
+
+Memory::~Memory() {
+  if (data_) munmap(data_, size_);
+}
+
+/// The rows of one pass, and those that the current op works on: all, or the wanted ones after a Select.
+struct Executor::Batch {
+  const Row* rows;
+  uint32_t count;
+  uint32_t wanted;
+  bool selected = false;
+
+  uint32_t live() const { return selected ? wanted : count; }
+};
+
+Executor::Executor(Pool& pool, const Kernels& kernels, PlanData plan, const std::vector<Source>& matrices,
+                   const std::vector<Source>& vectors, std::atomic<uint64_t>& loaded)
+    : pool_(pool),
+      kernels_(kernels),
+      plan_(std::move(plan)),
+      weights_(lutra::weightBytes(matrices, vectors), true),
+      cache_(size_t(2) * plan_.layers * plan_.slots * plan_.context * plan_.cacheWidth * sizeof(uint16_t)),
+      scratch_((load(matrices, vectors, loaded), carve(nullptr))) {
+  carve(scratch_.data());
+}
+
+void Executor::load(const std::vector<Source>& matrices, const std::vector<Source>& vectors,
+                    std::atomic<uint64_t>& loaded) {
+  Carver carver{weights_.data()};
+  std::vector<uint32_t> firstTask{0};
+  for (const Source& s : matrices) {
+    matrices_.push_back(planMatrix(s));
+    matrices_.back().data = carver.take<uint8_t>(matrices_.back().bytes());
+    firstTask.push_back(firstTask.back() + matrices_.back().tiles());
+  }
+  std::vector<uint8_t> scratch;
+  for (const Source& s : vectors) {
+    float* to = carver.take<float>(s.k);
+    loadVector(s, to, scratch);
+    vectorAt_.push_back(to);
+  }
+
+  constexpr uint32_t kTilesAtOnce = 4;
+  std::atomic<uint32_t> next{0};
+  std::mutex mutex;
+  std::string failure;
+  pool_.run([&](uint32_t) {
+    std::vector<uint8_t> mine;
+    try {
+      for (;;) {
+        const uint32_t begin = next.fetch_add(kTilesAtOnce);
+        if (begin >= firstTask.back()) return;
+        const uint32_t end = std::min(begin + kTilesAtOnce, firstTask.back());
+        uint32_t m = uint32_t(std::upper_bound(firstTask.begin(), firstTask.end(), begin) - firstTask.begin()) - 1;
+        for (uint32_t task = begin; task < end; task++) {
+          while (task >= firstTask[m + 1]) m++;
+          const Matrix& matrix = matrices_[m];
+          const uint32_t tile = task - firstTask[m];
+          loadTile(matrices[m], matrix, tile, const_cast<uint8_t*>(matrix.data) + tile * matrix.tileBytes(), mine);
+          loaded.fetch_add(matrix.bytes() / matrix.tiles(), std::memory_order_relaxed);
+        }
+      }
+    } catch (const std::exception& error) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (failure.empty()) failure = error.what();
+      next.store(firstTask.back());
+    }
+  });
+  if (!failure.empty()) throw std::runtime_error(failure);
+}
+
+size_t Executor::carve(uint8_t* base) {
+  Carver carver{base};
+  at_ = Scratch{};
+  for (const uint32_t width : plan_.widths) at_.values.push_back(carver.take<float>(size_t(kRows) * width));
+  for (const RopeTable& table : plan_.ropes) {
+    at_.cosines.push_back(carver.take<float>(kRows * table.frequencies.size()));
+    at_.sines.push_back(carver.take<float>(kRows * table.frequencies.size()));
+  }
+  size_t widest = 0, headDim = 0;
+  for (const Op& op : plan_.ops) {
+    if (const auto* gemm = std::get_if<GemmOp>(&op)) widest = std::max<size_t>(widest, plan_.widths[gemm->input]);
+    if (const auto* attention = std::get_if<AttentionOp>(&op))
+      headDim = std::max<size_t>(headDim, attention->headDim);
+  }
+  at_.normed = carver.take<float>(kRows * widest);
+  at_.codes = carver.take<int8_t>(kRows * widest);
+  at_.scales = carver.take<float>(kRows * (widest / kActGroup));
+  at_.sums16 = carver.take<int32_t>(kRows * (widest / 16));
+  for (uint32_t worker = 0; worker < pool_.threads(); worker++) {
+    at_.scores.push_back(carver.take<float>(plan_.context));
+    at_.queries.push_back(carver.take<float>(headDim));
+  }
+  return carver.used;
+}
+
+void Executor::step(const std::vector<Row>& rows, float* out) {
+  for (size_t begin = 0; begin < rows.size(); begin += kRows) {
+    Batch whole{&rows[begin], uint32_t(std::min<size_t>(kRows, rows.size() - begin)), 0};
+    for (uint32_t r = 0; r < whole.count; r++) whole.wanted += whole.rows[r].wanted;
+    fillRopeTables(whole);
+    pool_.run([&](uint32_t worker) {
+      Batch batch = whole;
+      for (const Op& op : plan_.ops) {
+        // After the Select there may be no row left, and then nothing of what follows is needed.
+        if (batch.live() == 0) return;
+        run(op, batch, worker);
+        pool_.barrier();
+      }
+    });
+    if (whole.wanted) std::memcpy(out, at_.values[plan_.logits], size_t(whole.wanted) * logitsWidth() * sizeof(float));
+    out += size_t(whole.wanted) * logitsWidth();
+  }
+}
+
+void Executor::run(const Op& op, Batch& batch, uint32_t worker) {
+  if (const auto* o = std::get_if<EmbedOp>(&op)) return embed(*o, batch, worker);
+  if (const auto* o = std::get_if<SelectOp>(&op)) return select(*o, batch, worker);
+  if (const auto* o = std::get_if<GemmOp>(&op)) return gemm(*o, batch, worker);
+  if (const auto* o = std::get_if<RopeOp>(&op)) return rope(*o, batch, worker);
+  attention(std::get<AttentionOp>(op), batch, worker);
+}
+
+void Executor::embed(const EmbedOp& op, const Batch& batch, uint32_t worker) {
+  const Matrix& matrix = matrices_[op.weight];
+  const Share share = shareOf(batch.count, worker, pool_.threads());
+  for (uint32_t r = share.begin; r < share.end; r++)
+    gatherRow(matrix, uint32_t(batch.rows[r].token), at_.values[op.out] + size_t(r) * matrix.k);
+}
+
+void Executor::select(const SelectOp& op, Batch& batch, uint32_t worker) {
+  const uint32_t width = plan_.widths[op.input];
+  if (worker == 0) {
+    float* to = at_.values[op.out];
+    for (uint32_t r = 0; r < batch.count; r++) {
+      if (!batch.rows[r].wanted) continue;
+      std::memcpy(to, at_.values[op.input] + size_t(r) * width, width * sizeof(float));
+      to += width;
+    }
+  }
+  batch.selected = true;
+}
+
+void Executor::prepareInput(const GemmOp& op, const Batch& batch, uint32_t worker) {
+  const uint32_t k = plan_.widths[op.input];
+  const bool packed = std::any_of(op.linears.begin(), op.linears.end(),
+                                  [&](const LinearUse& use) { return matrices_[use.weight].packed; });
+  const Share share = shareOf(batch.live(), worker, pool_.threads());
+  for (uint32_t r = share.begin; r < share.end; r++) {
+    const float* x = at_.values[op.input] + size_t(r) * k;
+    float* normed = at_.normed + size_t(r) * k;
+    if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
+    if (packed)
+      kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + size_t(r) * (k / kActGroup),
+                        at_.sums16 + size_t(r) * (k / 16));
+  }
+}
+
+/// out(count, 32): one tile of the matrix by rows first.. of the prepared input.
+void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
+  const uint8_t* data = m.data + tile * m.tileBytes();
+  if (m.packed) {
+    const Activations all{at_.codes, at_.scales, at_.sums16, m.k};
+    kernels_.packedTile(m, data, all.from(first), count, out);
+  } else {
+    kernels_.floatTile(m, data, std::min(kTileRows, m.n - tile * kTileRows), input + size_t(first) * m.k, count, out);
+  }
+}
+
+void Executor::gemm(const GemmOp& op, const Batch& batch, uint32_t worker) {
+  prepareInput(op, batch, worker);
+  pool_.barrier();
+  const float* input = op.norm >= 0 ? at_.normed : at_.values[op.input];
+  const bool gated = op.epilogue == Epilogue::SiluMul;
+  const uint32_t columns = gated ? 1 : uint32_t(op.linears.size());
+  uint32_t total = 0;
+  for (uint32_t l = 0; l < columns; l++) total += matrices_[op.linears[l].weight].tiles();
+  const Share share = shareOf(total, worker, pool_.threads());
+
+  uint32_t base = 0;
+  for (uint32_t l = 0; l < columns; base += matrices_[op.linears[l].weight].tiles(), l++) {
+    const LinearUse& use = op.linears[l];
+    const Matrix& matrix = matrices_[use.weight];
+    const uint32_t begin = std::max(share.begin, base), end = std::min(share.end, base + matrix.tiles());
+    for (uint32_t at = begin; at < end; at++) {
+      const uint32_t tile = at - base, row = tile * kTileRows, count = std::min(kTileRows, matrix.n - row);
+      for (uint32_t first = 0; first < batch.live(); first += kMaxTokens) {
+        const uint32_t tokens = std::min(kMaxTokens, batch.live() - first);
+        alignas(64) float products[kMaxTokens * kTileRows], second[kMaxTokens * kTileRows];
+        const auto compute = [&](const LinearUse& u, float* to) {
+          product(matrices_[u.weight], tile, input, first, tokens, to);
+          if (u.bias < 0) return;
+          for (uint32_t t = 0; t < tokens; t++)
+            for (uint32_t r = 0; r < count; r++) to[t * kTileRows + r] += vectorAt_[u.bias][row + r];
+        };
+        compute(use, products);
+        if (gated) compute(op.linears[1], second);
+        for (uint32_t t = 0; t < tokens; t++) {
+          const float* p = products + t * kTileRows;
+          const size_t place = size_t(first + t) * matrix.n + row;
+          float* to = at_.values[use.out] + place;
+          if (gated) {
+            kernels_.siluMul(p, second + t * kTileRows, count, to);
+          } else if (op.epilogue == Epilogue::Add) {
+            const float* from = at_.values[op.from] + place;
+            for (uint32_t r = 0; r < count; r++) to[r] = from[r] + p[r];
+          } else {
+            std::memcpy(to, p, count * sizeof(float));
+          }
+        }
+      }
+    }
+  }
+}
+
+void Executor::fillRopeTables(const Batch& batch) {
+  for (size_t i = 0; i < plan_.ropes.size(); i++) {
+    const RopeTable& table = plan_.ropes[i];
+    const size_t pairs = table.frequencies.size();
+    for (uint32_t r = 0; r < batch.count; r++)
+      for (size_t p = 0; p < pairs; p++) {
+        const double angle = double(batch.rows[r].position) * table.frequencies[p];
+        at_.cosines[i][r * pairs + p] = float(std::cos(angle) * table.magnitude);
+        at_.sines[i][r * pairs + p] = float(std::sin(angle) * table.magnitude);
+      }
+  }
+}
+
+void Executor::rope(const RopeOp& op, const Batch& batch, uint32_t worker) {
+  const uint32_t pairs = uint32_t(plan_.ropes[op.table].frequencies.size());
+  const uint32_t apart = op.adjacent ? 1 : pairs, next = op.adjacent ? 2 : 1;
+  const Share share = shareOf(batch.count * op.heads, worker, pool_.threads());
+  for (uint32_t i = share.begin; i < share.end; i++) {
+    const float* cosines = at_.cosines[op.table] + size_t(i / op.heads) * pairs;
+    const float* sines = at_.sines[op.table] + size_t(i / op.heads) * pairs;
+    float* head = at_.values[op.value] + size_t(i) * op.headDim;
+    for (uint32_t p = 0; p < pairs; p++) {
+      float& a = head[p * next];
+      float& b = head[p * next + apart];
+      const float x = a, y = b;
+      a = x * cosines[p] - y * sines[p];
+      b = x * sines[p] + y * cosines[p];
+    }
+  }
+}
+
+uint16_t* Executor::cacheAt(const AttentionOp& op, bool values, uint32_t slot, uint32_t head) const {
+  const size_t index = (size_t(op.layer) * 2 + values) * plan_.slots + slot;
+  return reinterpret_cast<uint16_t*>(cache_.data()) + index * plan_.context * plan_.cacheWidth +
+         size_t(head) * plan_.context * op.headDim;
+}
+
+void Executor::attention(const AttentionOp& op, const Batch& batch, uint32_t worker) {
+  const uint32_t d = op.headDim;
+  const Share share = shareOf(batch.count * op.kvHeads, worker, pool_.threads());
+  for (uint32_t i = share.begin; i < share.end; i++) {
+    const Row& row = batch.rows[i / op.kvHeads];
+    const size_t place = size_t(row.position) * d;
+    kernels_.toHalf(at_.values[op.k] + size_t(i) * d, d, cacheAt(op, false, row.slot, i % op.kvHeads) + place);
+    kernels_.toHalf(at_.values[op.v] + size_t(i) * d, d, cacheAt(op, true, row.slot, i % op.kvHeads) + place);
+  }
+  pool_.barrier();
+  // In turn, not in stretches: later rows of a prompt see more keys.
+  for (uint32_t i = worker; i < batch.count * op.heads; i += pool_.threads()) {
+    const Row& row = batch.rows[i / op.heads];
+    const uint32_t head = i % op.heads / (op.heads / op.kvHeads);
+    float* query = at_.queries[worker];
+    for (uint32_t j = 0; j < d; j++) query[j] = at_.values[op.q][size_t(i) * d + j] * op.scale;
+    const KeyValues kv{cacheAt(op, false, row.slot, head), cacheAt(op, true, row.slot, head), row.position + 1, d};
+    kernels_.attend(query, kv, at_.scores[worker], at_.values[op.out] + size_t(i) * d);
+  }
+}
+
+}  // namespace lutra

@@ -1,0 +1,290 @@
+// AVX2 + FMA + F16C. Integer products by maddubs: codes of at most 4 bits are summed in 16 bits for 32 values of k
+// (15 * 127 * 2 * 8 < 2^15); 8-bit codes as |code - 128| times the activation with its sign, widened at each step.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels.h"
+
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define AVX2_INLINE __attribute__((target("avx2,fma,f16c"), always_inline)) inline
+
+namespace lutra {
+
+namespace {
+
+AVX2_INLINE float sumOf(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+AVX2_INLINE int32_t sumOf(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+
+AVX2_INLINE float maxOf(__m256 v) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/// exp(x) for x <= 88; below -87 the result is 0. Range reduction by ln 2 in two parts, then a polynomial of
+/// degree 6 on [-ln2/2, ln2/2] (Taylor's terms; the first one left out is below 2^-25 of the sum).
+AVX2_INLINE __m256 expOf(__m256 x) {
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), 8);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+  __m256 p = _mm256_set1_ps(1.0f / 720);
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 120));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 24));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 6));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  const __m256 y = _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+  const __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ);
+  return _mm256_blendv_ps(_mm256_andnot_ps(tiny, y), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* p, uint32_t part) {
+  return m.halfScales ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + part * 16)))
+                      : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + part * 8);
+}
+
+/// One quarter of a tile (8 rows) by NT tokens. PART is 16 or 32: the values that share all scales.
+template <int BITS, int PART, int NT>
+AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part8, const Activations& x, float* out) {
+  constexpr int span = 32 / BITS;
+  const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
+  const uint32_t subs = m.group / PART;
+  const int32_t zero = BITS == 8 ? m.zero - 128 : m.zero;
+  __m256 sum[NT];
+  for (int t = 0; t < NT; t++) sum[t] = _mm256_setzero_ps();
+  const uint8_t* group = tile;
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
+    __m256 products[NT];
+    float total[NT];
+    for (int t = 0; t < NT; t++) products[t] = _mm256_setzero_ps(), total[t] = 0;
+    for (uint32_t s = 0; s < subs; s++) {
+      const uint32_t k = k0 + s * PART;
+      __m256i acc[NT];
+      for (int t = 0; t < NT; t++) acc[t] = _mm256_setzero_si256();
+      for (int i = 0; i < PART; i += span) {
+        const uint8_t* at = group + (s * PART + i) / span * (kTileRows * 4) + part8 * 32;
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+        for (int c = 0; c < 8 / BITS; c++) {
+          const int8_t* from = x.codes + k + i + 4 * c;
+          if constexpr (BITS == 8) {
+            const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
+            const __m256i magnitude = _mm256_abs_epi8(centred);
+            for (int t = 0; t < NT; t++) {
+              const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+              const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, centred));
+              acc[t] = _mm256_add_epi32(acc[t], _mm256_madd_epi16(pairs, ones));
+            }
+          } else {
+            const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask);
+            for (int t = 0; t < NT; t++) {
+              const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+              acc[t] = _mm256_add_epi16(acc[t], _mm256_maddubs_epi16(codes, a));
+            }
+          }
+        }
+      }
+      for (int t = 0; t < NT; t++) {
+        const int32_t* sums = x.sums16 + (size_t(t) * x.k + k) / 16;
+        const int32_t codeSum = PART == 16 ? sums[0] : sums[0] + sums[1];
+        const float scale = x.scales[(size_t(t) * x.k + k) / kActGroup];
+        const __m256i wide = BITS == 8 ? acc[t] : _mm256_madd_epi16(acc[t], ones);
+        const __m256i exact = _mm256_sub_epi32(wide, _mm256_set1_epi32(zero * codeSum));
+        products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(scale), products[t]);
+        total[t] += float(codeSum) * scale;
+      }
+    }
+    const uint8_t* scales = group + m.codeBytes();
+    const __m256 scale = scalesAt(m, scales, part8);
+    for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(products[t], scale, sum[t]);
+    if (m.hasOffset) {
+      const __m256 offset = scalesAt(m, scales + m.scaleBytes(), part8);
+      for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[t]);
+    }
+  }
+  for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + part8 * 8, sum[t]);
+}
+
+template <int BITS, int PART>
+void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  for (uint32_t t = 0; t < tokens;) {
+    const Activations from = x.from(t);
+    float* to = out + t * kTileRows;
+    const uint32_t step = tokens - t >= 4 ? 4 : 1;
+    for (uint32_t part8 = 0; part8 < kTileRows / 8; part8++)
+      step == 4 ? quarter<BITS, PART, 4>(m, tile, part8, from, to) : quarter<BITS, PART, 1>(m, tile, part8, from, to);
+    t += step;
+  }
+}
+
+void packedTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  const bool fine = m.group < kActGroup;
+  if (m.bits == 2) return (fine ? tileOf<2, 16> : tileOf<2, 32>)(m, tile, x, tokens, out);
+  if (m.bits == 4) return (fine ? tileOf<4, 16> : tileOf<4, 32>)(m, tile, x, tokens, out);
+  return (fine ? tileOf<8, 16> : tileOf<8, 32>)(m, tile, x, tokens, out);
+}
+
+AVX2_INLINE __m256 loadEight(FloatFormat format, const uint8_t* p) {
+  if (format == FloatFormat::F32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+  const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  if (format == FloatFormat::F16) return _mm256_cvtph_ps(raw);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+}
+
+template <int NT>
+AVX2 void floatRow(const Matrix& m, const uint8_t* w, const float* x, float* out) {
+  const size_t size = floatBytes(m.format);
+  __m256 sum[NT];
+  for (int t = 0; t < NT; t++) sum[t] = _mm256_setzero_ps();
+  uint32_t i = 0;
+  for (; i + 8 <= m.k; i += 8) {
+    const __m256 eight = loadEight(m.format, w + i * size);
+    for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(eight, _mm256_loadu_ps(x + size_t(t) * m.k + i), sum[t]);
+  }
+  for (int t = 0; t < NT; t++) {
+    float total = sumOf(sum[t]);
+    for (uint32_t j = i; j < m.k; j++) total += loadFloat(m.format, w + j * size) * x[size_t(t) * m.k + j];
+    out[t * kTileRows] = total;
+  }
+}
+
+void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out) {
+  const size_t rowBytes = m.k * floatBytes(m.format);
+  for (uint32_t t = 0; t < tokens;) {
+    const uint32_t step = tokens - t >= 4 ? 4 : 1;
+    for (uint32_t r = 0; r < count; r++) {
+      float* to = out + t * kTileRows + r;
+      const uint8_t* w = rows + r * rowBytes;
+      const float* from = x + size_t(t) * m.k;
+      step == 4 ? floatRow<4>(m, w, from, to) : floatRow<1>(m, w, from, to);
+    }
+    t += step;
+  }
+}
+
+AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums16) {
+  const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  for (uint32_t g = 0; g < k; g += kActGroup) {
+    __m256 v[4], largest = _mm256_setzero_ps(), poison = _mm256_setzero_ps();
+    for (int i = 0; i < 4; i++) {
+      v[i] = _mm256_loadu_ps(x + g + 8 * i);
+      largest = _mm256_max_ps(largest, _mm256_and_ps(v[i], magnitude));
+      poison = _mm256_add_ps(poison, _mm256_mul_ps(v[i], _mm256_setzero_ps()));
+    }
+    const float top = maxOf(largest), nan = sumOf(poison);
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    const bool finite = nan == 0 && std::isfinite(inverse);
+    scales[g / kActGroup] = nan != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? top / 127.0f : 0.0f;
+    __m256i q[4];
+    for (int i = 0; i < 4; i++)
+      q[i] = finite ? _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse))) : _mm256_setzero_si256();
+    sums16[g / 16] = sumOf(_mm256_add_epi32(q[0], q[1]));
+    sums16[g / 16 + 1] = sumOf(_mm256_add_epi32(q[2], q[3]));
+    const __m256i low = _mm256_packs_epi32(q[0], q[1]), high = _mm256_packs_epi32(q[2], q[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lane order
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + g),
+                        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+  }
+}
+
+AVX2 void rmsNorm(const float* x, const float* weight, float eps, uint32_t n, float* out) {
+  __m256 sums = _mm256_setzero_ps();
+  uint32_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256 v = _mm256_loadu_ps(x + i);
+    sums = _mm256_fmadd_ps(v, v, sums);
+  }
+  float sum = sumOf(sums);
+  for (; i < n; i++) sum += x[i] * x[i];
+  const float factor = 1.0f / std::sqrt(sum / float(n) + eps);
+  for (i = 0; i + 8 <= n; i += 8) {
+    const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor));
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(v, _mm256_loadu_ps(weight + i)));
+  }
+  for (; i < n; i++) out[i] = x[i] * factor * weight[i];
+}
+
+AVX2 void siluMul(const float* gate, const float* up, uint32_t n, float* out) {
+  uint32_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256 g = _mm256_loadu_ps(gate + i);
+    // exp(-g) past the float range would make 0 * inf; at -88 the quotient is already below 2^-120 of |g|.
+    const __m256 e = expOf(_mm256_min_ps(_mm256_set1_ps(88.0f), _mm256_sub_ps(_mm256_setzero_ps(), g)));
+    const __m256 y = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(y, _mm256_loadu_ps(up + i)));
+  }
+  for (; i < n; i++) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+AVX2_INLINE __m256 halves(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+AVX2 void attend(const float* q, const KeyValues& kv, float* scores, float* out) {
+  const uint32_t d = kv.headDim, n = kv.length;
+  float largest = -std::numeric_limits<float>::infinity();
+  for (uint32_t p = 0; p < n; p++) {
+    const uint16_t* key = kv.keys + size_t(p) * d;
+    __m256 sums = _mm256_setzero_ps();
+    uint32_t i = 0;
+    for (; i + 8 <= d; i += 8) sums = _mm256_fmadd_ps(_mm256_loadu_ps(q + i), halves(key + i), sums);
+    float dot = sumOf(sums);
+    for (; i < d; i++) dot += q[i] * halfToFloat(key[i]);
+    scores[p] = dot;
+    largest = dot > largest ? dot : largest;
+  }
+  __m256 totals = _mm256_setzero_ps();
+  uint32_t p = 0;
+  for (; p + 8 <= n; p += 8) {
+    const __m256 e = expOf(_mm256_sub_ps(_mm256_loadu_ps(scores + p), _mm256_set1_ps(largest)));
+    _mm256_storeu_ps(scores + p, e);
+    totals = _mm256_add_ps(totals, e);
+  }
+  float total = sumOf(totals);
+  for (; p < n; p++) total += scores[p] = std::exp(scores[p] - largest);
+  const float share = 1.0f / total;
+  uint32_t i = 0;
+  for (; i + 32 <= d; i += 32) {
+    __m256 acc[4];
+    for (int j = 0; j < 4; j++) acc[j] = _mm256_setzero_ps();
+    for (p = 0; p < n; p++) {
+      const uint16_t* value = kv.values + size_t(p) * d + i;
+      const __m256 weight = _mm256_set1_ps(scores[p]);
+      for (int j = 0; j < 4; j++) acc[j] = _mm256_fmadd_ps(weight, halves(value + 8 * j), acc[j]);
+    }
+    for (int j = 0; j < 4; j++) _mm256_storeu_ps(out + i + 8 * j, _mm256_mul_ps(acc[j], _mm256_set1_ps(share)));
+  }
+  for (; i < d; i++) {
+    float sum = 0;
+    for (p = 0; p < n; p++) sum += scores[p] * halfToFloat(kv.values[size_t(p) * d + i]);
+    out[i] = sum * share;
+  }
+}
+
+AVX2 void toHalf(const float* x, uint32_t n, uint16_t* out) {
+  uint32_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 0));
+  for (; i < n; i++) out[i] = floatToHalf(x[i]);
+}
+
+}  // namespace
+
+const Kernels avx2Kernels = {"avx2", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf};
+
+}  // namespace lutra
+#endif

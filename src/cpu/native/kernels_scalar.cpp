@@ -1,0 +1,116 @@
+// The plain definition of every kernel, for machines without a faster table and as the measure of the others.
+#include <cmath>
+#include <limits>
+
+#include "kernels.h"
+
+namespace lutra {
+
+namespace {
+
+float scaleAt(const Matrix& m, const uint8_t* p, uint32_t row) {
+  return m.halfScales ? loadFloat(FloatFormat::F16, p + row * 2) : loadFloat(FloatFormat::F32, p + row * 4);
+}
+
+/// The loops run over rows innermost, as the bytes lie, so that the compiler can use what vectors there are.
+void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, uint32_t tokens, float* out) {
+  const uint32_t part = m.group < kActGroup ? m.group : kActGroup;  // values that share all scales
+  const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
+  for (uint32_t t = 0; t < tokens; t++) {
+    const Activations x = all.from(t);
+    float* sum = out + t * kTileRows;
+    for (uint32_t r = 0; r < kTileRows; r++) sum[r] = 0;
+    const uint8_t* group = tile;
+    for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
+      float products[kTileRows] = {}, ones = 0;
+      for (uint32_t p = 0; p < m.group; p += part) {
+        int32_t codes[kTileRows] = {}, total = 0;
+        for (uint32_t i = p; i < p + part; i += 4) {
+          const uint8_t* bytes = group + i / span * (kTileRows * 4);
+          const uint32_t down = i % span / 4 * m.bits;
+          const int8_t* a = x.codes + k0 + i;
+          for (uint32_t r = 0; r < kTileRows; r++)
+            for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(bytes[r * 4 + j] >> down & mask) * a[j];
+        }
+        for (uint32_t i = 0; i < part; i += 16) total += x.sums16[(k0 + p + i) / 16];
+        const float scale = x.scales[(k0 + p) / kActGroup];
+        for (uint32_t r = 0; r < kTileRows; r++) products[r] += float(codes[r] - m.zero * total) * scale;
+        ones += float(total) * scale;
+      }
+      const uint8_t* scales = group + m.codeBytes();
+      for (uint32_t r = 0; r < kTileRows; r++) {
+        sum[r] += products[r] * scaleAt(m, scales, r);
+        if (m.hasOffset) sum[r] += ones * scaleAt(m, scales + m.scaleBytes(), r);
+      }
+    }
+  }
+}
+
+void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out) {
+  const size_t size = floatBytes(m.format);
+  for (uint32_t t = 0; t < tokens; t++)
+    for (uint32_t r = 0; r < count; r++) {
+      const uint8_t* w = rows + size_t(r) * m.k * size;
+      float sum = 0;
+      for (uint32_t i = 0; i < m.k; i++) sum += loadFloat(m.format, w + i * size) * x[size_t(t) * m.k + i];
+      out[t * kTileRows + r] = sum;
+    }
+}
+
+void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums16) {
+  for (uint32_t g = 0; g < k; g += kActGroup) {
+    float largest = 0, poison = 0;
+    for (uint32_t i = g; i < g + kActGroup; i++) {
+      largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
+      poison += x[i] * 0.0f;  // NaN once any value is not finite
+    }
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    const bool finite = poison == 0 && std::isfinite(inverse);
+    scales[g / kActGroup] = poison != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? largest / 127.0f : 0.0f;
+    for (uint32_t h = g; h < g + kActGroup; h += 16) {
+      int32_t sum = 0;
+      for (uint32_t i = h; i < h + 16; i++) {
+        codes[i] = finite ? int8_t(std::nearbyint(x[i] * inverse)) : int8_t(0);
+        sum += codes[i];
+      }
+      sums16[h / 16] = sum;
+    }
+  }
+}
+
+void rmsNorm(const float* x, const float* weight, float eps, uint32_t n, float* out) {
+  float sum = 0;
+  for (uint32_t i = 0; i < n; i++) sum += x[i] * x[i];
+  const float factor = 1.0f / std::sqrt(sum / float(n) + eps);
+  for (uint32_t i = 0; i < n; i++) out[i] = x[i] * factor * weight[i];
+}
+
+void siluMul(const float* gate, const float* up, uint32_t n, float* out) {
+  for (uint32_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
+}
+
+void attend(const float* q, const KeyValues& kv, float* scores, float* out) {
+  const uint32_t d = kv.headDim;
+  float largest = -std::numeric_limits<float>::infinity(), total = 0;
+  for (uint32_t p = 0; p < kv.length; p++) {
+    float dot = 0;
+    for (uint32_t i = 0; i < d; i++) dot += q[i] * halfToFloat(kv.keys[size_t(p) * d + i]);
+    scores[p] = dot;
+    largest = dot > largest ? dot : largest;
+  }
+  for (uint32_t p = 0; p < kv.length; p++) total += scores[p] = std::exp(scores[p] - largest);
+  for (uint32_t i = 0; i < d; i++) out[i] = 0;
+  for (uint32_t p = 0; p < kv.length; p++)
+    for (uint32_t i = 0; i < d; i++) out[i] += scores[p] * halfToFloat(kv.values[size_t(p) * d + i]);
+  for (uint32_t i = 0; i < d; i++) out[i] /= total;
+}
+
+void toHalf(const float* x, uint32_t n, uint16_t* out) {
+  for (uint32_t i = 0; i < n; i++) out[i] = floatToHalf(x[i]);
+}
+
+}  // namespace
+
+const Kernels scalarKernels = {"scalar", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf};
+
+}  // namespace lutra

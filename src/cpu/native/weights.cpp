@@ -1,0 +1,228 @@
+// From a file's bytes to the layouts of weights.h: executes the compiler's descriptor, knows no format.
+#include "weights.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <unistd.h>
+
+namespace lutra {
+
+float halfToFloat(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
+  uint32_t bits;
+  if (exponent == 31) {
+    bits = sign | 0x7f800000 | mantissa << 13;
+  } else if (exponent) {
+    bits = sign | (exponent + 112) << 23 | mantissa << 13;
+  } else {  // zero or subnormal: mantissa * 2^-24 is exact in f32
+    const float value = std::ldexp(float(mantissa), -24);
+    std::memcpy(&bits, &value, 4);
+    bits |= sign;
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+uint16_t floatToHalf(float x) {  // round to nearest even
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint16_t sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return sign | 0x7e00;  // NaN
+  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds past 65504
+  if (magnitude < 0x38800000) {                       // subnormal half: units of 2^-24
+    float value;
+    std::memcpy(&value, &magnitude, 4);
+    return sign | uint16_t(std::nearbyint(std::ldexp(value, 24)));
+  }
+  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
+  return sign | uint16_t((rounded - 0x38000000) >> 13);
+}
+
+float loadFloat(FloatFormat format, const uint8_t* p) {
+  if (format == FloatFormat::F32) {
+    float value;
+    std::memcpy(&value, p, 4);
+    return value;
+  }
+  uint16_t half;
+  std::memcpy(&half, p, 2);
+  if (format == FloatFormat::F16) return halfToFloat(half);
+  const uint32_t bits = uint32_t(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+namespace {
+
+/// Codes of one block of bytes into out[0, count).
+void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8_t* out) {
+  std::memset(out, 0, count);
+  for (const Run& r : codes.runs) {
+    const uint32_t mask = (1u << r.width) - 1;
+    uint8_t* to = out + r.first;
+    uint32_t j = 0, bit = r.bit;
+    if (r.step == 8) {  // one byte for each code: eight at a time, whose shifted bits the mask keeps apart
+      const uint8_t* from = block + r.bit / 8;
+      const uint64_t lanes = 0x0101010101010101ull * mask;
+      for (; j + 8 <= r.count; j += 8) {
+        uint64_t bits, have;
+        std::memcpy(&bits, from + j, 8);
+        std::memcpy(&have, to + j, 8);
+        have |= (bits >> r.bit % 8 & lanes) << r.shift;
+        std::memcpy(to + j, &have, 8);
+      }
+      bit += 8 * j;
+    }
+    for (; j < r.count; j++, bit += r.step) to[j] |= uint8_t((block[bit / 8] >> bit % 8 & mask) << r.shift);
+  }
+  if (codes.flip)
+    for (uint32_t j = 0; j < count; j++) out[j] ^= uint8_t(codes.flip);
+}
+
+/// The term of each group of a block; `codes` is room for as many bytes.
+void groupTerms(const GroupTerm& term, const uint8_t* block, uint32_t groups, uint8_t* codes, float* out) {
+  double common = term.constant;
+  for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
+  if (term.codes) gatherCodes(*term.codes, block, groups, codes);
+  for (uint32_t g = 0; g < groups; g++)
+    out[g] = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
+}
+
+void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* out) {
+  size_t done = 0;
+  while (done < length) {
+    const ssize_t got = pread(source.fd, out + done, length - done, off_t(source.byteOffset + begin + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw std::runtime_error("tensor " + source.name + ": cannot read: " + std::strerror(errno));
+    if (got == 0)
+      throw std::runtime_error("tensor " + source.name + ": the file ends at byte " +
+                               std::to_string(source.byteOffset + begin + done) +
+                               ", before the tensor does: it has shrunk since it was opened");
+    done += size_t(got);
+  }
+}
+
+/// A row taken apart: k codes, and for each group its scale and offset.
+struct Unpacked {
+  std::vector<uint8_t> codes, groupCodes;
+  std::vector<float> scales, offsets;
+
+  void unpack(const Affine& type, const uint8_t* row, uint32_t k) {
+    const uint32_t perBlock = type.blockSize / type.groupSize;
+    codes.resize(k);
+    groupCodes.resize(perBlock);
+    scales.resize(k / type.groupSize);
+    offsets.resize(k / type.groupSize);
+    for (uint32_t b = 0; b < k / type.blockSize; b++, row += type.blockBytes) {
+      gatherCodes(type.codes, row, type.blockSize, &codes[size_t(b) * type.blockSize]);
+      groupTerms(type.scale, row, perBlock, groupCodes.data(), &scales[size_t(b) * perBlock]);
+      if (type.offset) groupTerms(*type.offset, row, perBlock, groupCodes.data(), &offsets[size_t(b) * perBlock]);
+    }
+  }
+};
+
+void storeScale(bool half, float value, uint32_t row, uint8_t* out) {
+  if (half) {
+    const uint16_t h = floatToHalf(value);
+    std::memcpy(out + row * 2, &h, 2);
+  } else {
+    std::memcpy(out + row * 4, &value, 4);
+  }
+}
+
+/// Writes the codes of one row into its places of a group: from is (group) codes.
+template <uint32_t BITS>
+void placeCodes(const uint8_t* from, uint32_t group, uint32_t row, uint8_t* out) {
+  constexpr uint32_t span = 32 / BITS;  // values of k in one register
+  for (uint32_t k = 0; k < group; k += span, out += kTileRows * 4) {
+    uint32_t word = 0;
+    for (uint32_t c = 0; c < span / 4; c++) {
+      uint32_t four;
+      std::memcpy(&four, from + k + 4 * c, 4);
+      word |= four << (c * BITS);
+    }
+    std::memcpy(out + row * 4, &word, 4);
+  }
+}
+
+}  // namespace
+
+Matrix planMatrix(const Source& source) {
+  Matrix m{source.name, source.n, source.k, source.affine.has_value(), source.format, 0, 0, 0, false, false, nullptr};
+  if (source.affine) {
+    const Affine& a = *source.affine;
+    m.bits = a.codes.bits <= 2 ? 2 : a.codes.bits <= 4 ? 4 : 8;
+    m.group = a.groupSize;
+    m.zero = a.zero;
+    m.halfScales = a.scale.isHalf() && (!a.offset || a.offset->isHalf());
+    m.hasOffset = a.offset.has_value();
+  }
+  return m;
+}
+
+void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch) {
+  const size_t rowBytes = source.rowBytes();
+  const uint32_t first = tile * kTileRows, rows = std::min(kTileRows, m.n - first);
+  if (!m.packed) return readExactly(source, first * rowBytes, rows * rowBytes, out);
+
+  scratch.resize(rows * rowBytes);
+  readExactly(source, first * rowBytes, scratch.size(), scratch.data());
+  const auto place = m.bits == 2 ? placeCodes<2> : m.bits == 4 ? placeCodes<4> : placeCodes<8>;
+  Unpacked u;
+  for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
+    u.unpack(*source.affine, scratch.data() + r * rowBytes, m.k);
+    uint8_t* to = out;
+    for (uint32_t g = 0; g < m.k / m.group; g++, to += m.groupBytes()) {
+      place(&u.codes[size_t(g) * m.group], m.group, r, to);
+      storeScale(m.halfScales, u.scales[g], r, to + m.codeBytes());
+      if (m.hasOffset) storeScale(m.halfScales, u.offsets[g], r, to + m.codeBytes() + m.scaleBytes());
+    }
+  }
+}
+
+void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch) {
+  scratch.resize(source.rowBytes());
+  readExactly(source, 0, scratch.size(), scratch.data());
+  if (!source.affine) {
+    for (uint32_t i = 0; i < source.k; i++) out[i] = loadFloat(source.format, &scratch[i * floatBytes(source.format)]);
+    return;
+  }
+  const Affine& type = *source.affine;
+  Unpacked u;
+  u.unpack(type, scratch.data(), source.k);
+  for (uint32_t i = 0; i < source.k; i++) {
+    const uint32_t g = i / type.groupSize;
+    out[i] = u.scales[g] * float(int32_t(u.codes[i]) - type.zero) + u.offsets[g];
+  }
+}
+
+void gatherRow(const Matrix& m, uint32_t row, float* out) {
+  if (!m.packed) {
+    const size_t size = floatBytes(m.format);
+    const uint8_t* p = m.data + size_t(row) * m.k * size;
+    for (uint32_t i = 0; i < m.k; i++) out[i] = loadFloat(m.format, p + i * size);
+    return;
+  }
+  const uint32_t lane = row % kTileRows, mask = (1u << m.bits) - 1, span = 32 / m.bits;
+  const uint8_t* group = m.data + row / kTileRows * m.tileBytes();
+  const auto at = [&](const uint8_t* p) {
+    return m.halfScales ? loadFloat(FloatFormat::F16, p + lane * 2) : loadFloat(FloatFormat::F32, p + lane * 4);
+  };
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
+    const float scale = at(group + m.codeBytes());
+    const float offset = m.hasOffset ? at(group + m.codeBytes() + m.scaleBytes()) : 0.0f;
+    for (uint32_t i = 0; i < m.group; i++) {
+      const uint32_t inside = i % span;
+      const uint8_t byte = group[i / span * (kTileRows * 4) + lane * 4 + inside % 4];
+      const int32_t code = byte >> (inside / 4 * m.bits) & mask;
+      out[k0 + i] = scale * float(code - m.zero) + offset;
+    }
+  }
+}
+
+}  // namespace lutra

@@ -1,0 +1,112 @@
+// Weights as the native backend holds them, and the descriptor by which a file's bytes become them.
+// The descriptor (Affine) is derived by the Ladder compiler from a type's declaration; nothing here knows a
+// format by name. Packed is the layout of every integer kernel: 32-row tiles, codes and scales in one stream.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lutra {
+
+enum class FloatFormat : uint8_t { F16, BF16, F32 };
+
+inline size_t floatBytes(FloatFormat f) { return f == FloatFormat::F32 ? 4 : 2; }
+
+float halfToFloat(uint16_t h);
+uint16_t floatToHalf(float x);
+float loadFloat(FloatFormat f, const uint8_t* p);
+
+/// Element first + j takes `width` bits at bit `bit + j * step` of the block, placed at `shift` of its code.
+struct Run {
+  uint32_t first, count, bit, step, width, shift;
+};
+
+struct Codes {
+  std::vector<Run> runs;
+  uint32_t bits, flip;
+};
+
+struct FloatField {
+  FloatFormat format;
+  uint32_t byte;
+};
+
+/// constant * product of fields * (code[g] - bias); absent factors count as 1.
+struct GroupTerm {
+  double constant;
+  std::vector<FloatField> fields;
+  std::optional<Codes> codes;
+  int32_t bias;
+
+  /// The term is one f16 field as it stands, so that f16 holds it exactly.
+  bool isHalf() const { return constant == 1.0 && fields.size() == 1 && fields[0].format == FloatFormat::F16 && !codes; }
+};
+
+/// value(i) = scale(g) * (code(i) - zero) + offset(g), g = i / groupSize.
+struct Affine {
+  uint32_t blockSize, blockBytes, groupSize;
+  int32_t zero;
+  Codes codes;
+  GroupTerm scale;
+  std::optional<GroupTerm> offset;
+};
+
+/// One matrix or vector in a file. `affine` is empty for plain float elements.
+struct Source {
+  std::string name;
+  int fd;
+  uint64_t byteOffset;
+  uint32_t n, k;  // n rows of k values
+  FloatFormat format;
+  std::optional<Affine> affine;
+
+  size_t rowBytes() const {
+    return affine ? size_t(k) / affine->blockSize * affine->blockBytes : size_t(k) * floatBytes(format);
+  }
+};
+
+constexpr uint32_t kTileRows = 32;
+constexpr uint32_t kActGroup = 32;  // activations: one int8 scale for 32 values
+
+/// A weight matrix in memory. Float matrices keep the file's rows. Integer ones are tiles of 32 rows; a tile is a
+/// sequence of groups along k; a group is its codes, then 32 scales, then 32 offsets where there are any.
+/// Codes: 64-byte registers of 16 rows x 4 bytes, the two halves of the tile in turn. With b bits a register spans
+/// 32/b values of k: byte j of a row holds values j, j+4, j+8 ... from the low bits up.
+struct Matrix {
+  std::string name;
+  uint32_t n, k;
+  bool packed;         // integer tiles, else plain float rows
+  FloatFormat format;  // of float rows
+  uint32_t bits;       // 2, 4 or 8
+  uint32_t group;
+  int32_t zero;
+  bool halfScales;  // scales and offsets are f16, else f32
+  bool hasOffset;
+  const uint8_t* data;
+
+  uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
+  size_t codeBytes() const { return size_t(group) * bits / 8 * kTileRows; }
+  size_t scaleBytes() const { return kTileRows * (halfScales ? 2 : 4); }
+  size_t groupBytes() const { return codeBytes() + scaleBytes() * (hasOffset ? 2 : 1); }
+  size_t tileBytes() const {
+    return packed ? size_t(k) / group * groupBytes() : size_t(kTileRows) * k * floatBytes(format);
+  }
+  size_t bytes() const { return packed ? tiles() * tileBytes() : size_t(n) * k * floatBytes(format); }
+};
+
+/// The layout that a source gets; `data` is still null.
+Matrix planMatrix(const Source& source);
+
+/// Reads rows [tile * 32, ...) of the source from its file and writes that tile. `scratch` grows as needed.
+/// Throws std::runtime_error when the file no longer has the bytes.
+void loadTile(const Source& source, const Matrix& matrix, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch);
+
+/// Reads a whole vector (n = 1) as f32.
+void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch);
+
+/// Row `row` of the matrix as f32 values.
+void gatherRow(const Matrix& matrix, uint32_t row, float* out);
+
+}  // namespace lutra

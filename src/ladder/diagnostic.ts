@@ -1,0 +1,101 @@
+// One finding about a .ladder text, and how it is shown to a person: place, message, source line, caret, notes.
+// Not here: what is wrong with a text (grammar.ts for its form, resolve.ts for its meaning).
+
+import type { Span } from "./ast.ts";
+
+export type DiagnosticCode =
+  | "syntax"
+  | "limit"
+  | "import"
+  | "duplicate-name"
+  | "unknown-name"
+  | "argument"
+  | "number"
+  | "wrong-kind"
+  | "size"
+  | "index-range"
+  | "bit-range"
+  | "missing-value";
+
+export interface Diagnostic {
+  readonly code: DiagnosticCode;
+  readonly message: string;
+  readonly span: Span;
+  /** Further facts, one line each. */
+  readonly notes: readonly string[];
+  /** What would work, as a sentence without its full stop; null where nothing can be said. */
+  readonly suggestion: string | null;
+}
+
+/** Characters of a source line that are shown; a longer line is cut around the caret. */
+const SHOWN = 120;
+
+/**
+ * The diagnostic as lines of text, without a final newline:
+ * ```
+ * gguf.ladder:7:8: error[unknown-name]: there is no element "F61"
+ *   7 |   d  : F61
+ *     |        ^^^
+ *     = did you mean "F16"?
+ * ```
+ * Lines and columns count from 1, columns in UTF-16 units. `texts` are those that were resolved; where the
+ * file is not among them, the source line is left out.
+ */
+export function renderDiagnostic(diagnostic: Diagnostic, texts: ReadonlyMap<string, string>): string {
+  const { span } = diagnostic;
+  const heading = `error[${diagnostic.code}]: ${diagnostic.message}`;
+  const remarks = [...diagnostic.notes, ...(diagnostic.suggestion === null ? [] : [diagnostic.suggestion])];
+  const text = texts.get(span.file);
+  if (text === undefined) return [`${span.file}: ${heading}`, ...remarks.map((r) => `  = ${r}`)].join("\n");
+
+  const lineStart = text.lastIndexOf("\n", span.start - 1) + 1;
+  const newline = text.indexOf("\n", lineStart);
+  const lineEnd = newline === -1 ? text.length : newline;
+  const line = span.start === 0 ? 1 : text.slice(0, span.start).split("\n").length;
+  const column = span.start - lineStart;
+
+  const from = column < SHOWN - 20 ? 0 : column - 20;
+  const shown = text.slice(lineStart + from, Math.min(lineEnd, lineStart + from + SHOWN)).replaceAll(/[\t\r]/g, " ");
+  const room = Math.max(1, shown.length - (column - from));
+  const carets = "^".repeat(Math.min(Math.max(1, span.end - span.start), room));
+  const number = String(line).padStart(4);
+  return [
+    `${span.file}:${line}:${column + 1}: ${heading}`,
+    `${number} | ${shown}`.trimEnd(),
+    `     | ${" ".repeat(column - from)}${carets}`,
+    ...remarks.map((r) => `     = ${r}`),
+  ].join("\n");
+}
+
+/**
+ * `did you mean "..."?` for the candidate nearest to `name`, or null where none is near: at most one edit
+ * (insertion, deletion, replacement, exchange of neighbours) for each three characters, and letter case is free.
+ */
+export function didYouMean(name: string, candidates: Iterable<string>): string | null {
+  let best: string | null = null;
+  let bestDistance = Math.max(1, Math.floor(name.length / 3)) + 1;
+  for (const candidate of candidates) {
+    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase(), bestDistance);
+    if (distance < bestDistance) [best, bestDistance] = [candidate, distance];
+  }
+  return best === null ? null : `did you mean "${best}"?`;
+}
+
+/** Optimal string alignment distance, or `limit` where it is that large or larger. */
+function editDistance(a: string, b: string, limit: number): number {
+  if (Math.abs(a.length - b.length) >= limit) return limit;
+  let beforeLast: number[] = [];
+  let last = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1] === b[j - 1];
+      let cost = Math.min(last[j - 1]! + (same ? 0 : 1), last[j]! + 1, row[j - 1]! + 1);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        cost = Math.min(cost, beforeLast[j - 2]! + 1);
+      row.push(cost);
+    }
+    [beforeLast, last] = [last, row];
+  }
+  return Math.min(last[b.length]!, limit);
+}

@@ -1,0 +1,139 @@
+// What the bytes of a block mean: the value of each element as an exact binary number. Slow, and the definition:
+// codec.ts and layout.ts are fast or symbolic views that must agree with it.
+// Signed zeros, infinities and NaN follow IEEE 754 for exact operations rounded to nearest.
+
+import { bitsAt, elementBits, indexAt } from "./expr.ts";
+import type { Element, FloatElement, Type, Value } from "./type.ts";
+
+/** (-1)^negative * significand * 2^exponent, or infinity, or NaN. The significand is odd, or 0 with exponent 0. */
+export type Exact =
+  | {
+      readonly kind: "finite";
+      readonly negative: boolean;
+      readonly significand: bigint;
+      readonly exponent: number;
+    }
+  | { readonly kind: "infinite"; readonly negative: boolean }
+  | { readonly kind: "nan" };
+
+/**
+ * The value of element `i` of one block.
+ * @param block at least `type.blockBytes` bytes; only the first `blockBytes` are read
+ * @param i in [0, type.blockSize)
+ * @throws RangeError where the block is too short or `i` is out of range
+ */
+export function exactValue(type: Type, block: Uint8Array, i: number): Exact {
+  if (block.length < type.blockBytes) {
+    throw new RangeError(`a block of ${type.name} has ${type.blockBytes} bytes, and ${block.length} were given`);
+  }
+  if (!(Number.isInteger(i) && i >= 0 && i < type.blockSize)) {
+    throw new RangeError(`a block of ${type.name} has values 0 to ${type.blockSize - 1}, and ${i} was asked for`);
+  }
+  return evaluate(type.value, block, i);
+}
+
+/** significand * 2^exponent; the sign of a zero is plus. */
+export function exactNumber(significand: bigint, exponent = 0): Exact {
+  return finite(significand < 0n, significand < 0n ? -significand : significand, exponent);
+}
+
+/** The exact product; infinity times zero is NaN. */
+export function multiply(a: Exact, b: Exact): Exact {
+  if (a.kind === "nan" || b.kind === "nan") return { kind: "nan" };
+  const negative = a.negative !== b.negative;
+  if (a.kind === "finite" && b.kind === "finite") {
+    return finite(negative, a.significand * b.significand, a.exponent + b.exponent);
+  }
+  return isZero(a) || isZero(b) ? { kind: "nan" } : { kind: "infinite", negative };
+}
+
+/** The exact sum; opposite infinities give NaN, and a zero sum is -0 only where both terms are -0. */
+export function add(a: Exact, b: Exact): Exact {
+  if (a.kind === "nan" || b.kind === "nan") return { kind: "nan" };
+  if (a.kind === "infinite") return b.kind === "infinite" && a.negative !== b.negative ? { kind: "nan" } : a;
+  if (b.kind === "infinite") return b;
+  const exponent = Math.min(a.exponent, b.exponent);
+  const scaled = (x: typeof a): bigint =>
+    (x.negative ? -x.significand : x.significand) << BigInt(x.exponent - exponent);
+  const sum = scaled(a) + scaled(b);
+  if (sum === 0n) return finite(a.negative && b.negative && isZero(a) && isZero(b), 0n, 0);
+  return exactNumber(sum, exponent);
+}
+
+/** The same number with the other sign; NaN stays NaN. */
+export function negate(a: Exact): Exact {
+  return a.kind === "nan" ? a : { ...a, negative: !a.negative };
+}
+
+/** The nearest double, ties to even; overflow gives infinity, and -0 and NaN are kept. */
+export function toNumber(a: Exact): number {
+  if (a.kind === "nan") return Number.NaN;
+  const sign = a.negative ? -1 : 1;
+  if (a.kind === "infinite") return sign * Number.POSITIVE_INFINITY;
+  if (a.significand === 0n) return sign * 0;
+  const bits = a.significand.toString(2).length;
+  if (bits + a.exponent > 1024) return sign * Number.POSITIVE_INFINITY;
+  // The last place that a double of this size has: 53 bits down from the top, and never below 2^-1074.
+  const last = Math.max(bits + a.exponent - 53, -1074);
+  const drop = last - a.exponent;
+  let kept = a.significand;
+  if (drop > 0) {
+    const half = 1n << BigInt(drop - 1);
+    const rest = kept & ((half << 1n) - 1n);
+    kept >>= BigInt(drop);
+    if (rest > half || (rest === half && (kept & 1n) === 1n)) kept += 1n;
+  }
+  // kept has at most 53 bits (or is 2^53), so each step is exact, and the last overflows only where the value does.
+  const exponent = Math.max(last, a.exponent);
+  const step = Math.trunc(exponent / 2);
+  return sign * Number(kept) * 2 ** step * 2 ** (exponent - step);
+}
+
+function finite(negative: boolean, significand: bigint, exponent: number): Exact {
+  if (significand === 0n) return { kind: "finite", negative, significand, exponent: 0 };
+  const zeros = significand.toString(2).match(/0*$/)![0].length;
+  return { kind: "finite", negative, significand: significand >> BigInt(zeros), exponent: exponent + zeros };
+}
+
+function isZero(a: Exact): boolean {
+  return a.kind === "finite" && a.significand === 0n;
+}
+
+function evaluate(value: Value, block: Uint8Array, i: number): Exact {
+  if (value.kind === "constant") return exactNumber(value.significand, value.exponent);
+  if (value.kind === "code") return exactNumber(gather(bitsAt(value.code.bits, indexAt(value.index, i)), block));
+  if (value.kind === "element") {
+    const positions = elementBits(value.field, indexAt(value.index, i));
+    return elementValue(value.field.element, gather(positions, block));
+  }
+  if (value.kind === "negate") return negate(evaluate(value.operand, block, i));
+  const left = evaluate(value.left, block, i);
+  const right = evaluate(value.right, block, i);
+  if (value.operator === "*") return multiply(left, right);
+  return add(left, value.operator === "+" ? right : negate(right));
+}
+
+function gather(positions: readonly number[], block: Uint8Array): bigint {
+  let raw = 0n;
+  for (const [k, position] of positions.entries()) {
+    raw |= BigInt((block[position >> 3]! >> (position & 7)) & 1) << BigInt(k);
+  }
+  return raw;
+}
+
+function elementValue(element: Element, raw: bigint): Exact {
+  if (element.kind === "int") return exactNumber((raw ^ BigInt(element.flip)) - BigInt(element.zero));
+  return floatValue(element, raw);
+}
+
+function floatValue({ exponent, mantissa, bias, special }: FloatElement, raw: bigint): Exact {
+  const fraction = raw & ((1n << BigInt(mantissa)) - 1n);
+  const power = Number((raw >> BigInt(mantissa)) & ((1n << BigInt(exponent)) - 1n));
+  const negative = raw >> BigInt(exponent + mantissa) === 1n;
+  const top = power === 2 ** exponent - 1;
+  if (special === "ieee" && top) return fraction === 0n ? { kind: "infinite", negative } : { kind: "nan" };
+  if (special === "fn" && top && fraction === (1n << BigInt(mantissa)) - 1n) return { kind: "nan" };
+  if (special === "fnuz" && negative && power === 0 && fraction === 0n) return { kind: "nan" };
+  const significand = power === 0 ? fraction : fraction | (1n << BigInt(mantissa));
+  return finite(negative, significand, Math.max(power, 1) - bias - mantissa);
+}

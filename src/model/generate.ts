@@ -1,0 +1,141 @@
+// The loop from a prompt to text: prefill in pieces, then draw, step, draw, until something ends it.
+// The text comes as it can be shown: never half a character, nothing of a stop string, the same text however tokens
+// cut it. Not here: how a token is chosen (sampler.ts), chat templates (template.ts), what is printed (app/).
+
+import type { Session } from "../backend.ts";
+import { makeSampler, type Sampling } from "./sampler.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+
+export interface GenerateOptions {
+  readonly sampling: Sampling;
+  /** Tokens to draw at most. */
+  readonly maxTokens: number;
+  /** Texts that end the generation when they are complete; they are not part of the text. */
+  readonly stop: readonly string[];
+  /** Positions that the session keeps for a slot: `plan.cache.context`. */
+  readonly context: number;
+  /** The slot to use, from position 0 on; 0 where it is not given. */
+  readonly slot?: number;
+  /** Ends the generation at once, with reason "aborted". The step under way runs to its end unheard. */
+  readonly signal?: AbortSignal;
+}
+
+/** end: an end-of-generation token; stop: a stop string; length: maxTokens drawn, or the context is full. */
+export type StopReason = "end" | "stop" | "length" | "aborted";
+
+export interface Generated {
+  readonly reason: StopReason;
+  /** Whether the reason is that the context has no position left. */
+  readonly isContextFull: boolean;
+  /** What was drawn, without an end-of-generation token; tokens of a stop string are among them. */
+  readonly tokens: Int32Array;
+  readonly promptTokens: number;
+  /** Tokens of the prompt per second, to the first logits; null where those did not come. */
+  readonly prefillTps: number | null;
+  /** Tokens after the first per second; null where there are none. */
+  readonly decodeTps: number | null;
+  /** `performance.now()` when the first token was drawn; null where none was. */
+  readonly firstTokenAtMs: number | null;
+}
+
+export type GenerateEvent =
+  | { readonly kind: "prefill"; readonly done: number; readonly total: number }
+  /** More of the text, not empty. */
+  | { readonly kind: "text"; readonly text: string }
+  /** The last event. */
+  | ({ readonly kind: "end" } & Generated);
+
+/** Prompt tokens of one step: enough to use every core well, few enough to show progress and to stop soon. */
+const PREFILL_STEP = 128;
+
+/**
+ * Generates text after a prompt.
+ * @param prompt token ids, at least one, with whatever the model wants at the beginning
+ * @throws RangeError where the prompt is empty or does not fit the context, and as `Sampler.draw`
+ */
+export async function* generate(
+  session: Session,
+  tokenizer: Tokenizer,
+  prompt: Int32Array,
+  options: GenerateOptions,
+): AsyncGenerator<GenerateEvent, void, undefined> {
+  const { context, maxTokens, signal, slot = 0 } = options;
+  if (prompt.length === 0) throw new RangeError("the prompt has no tokens; at least one is needed");
+  if (prompt.length > context)
+    throw new RangeError(
+      `the prompt has ${prompt.length} tokens, but the context has room for ${context}; ` +
+        "shorten the prompt or make the context larger (--ctx)",
+    );
+  const sampler = makeSampler(options.sampling);
+  for (const token of prompt) sampler.accept(token);
+  const text = tokenizer.stream();
+  const gate = makeGate(options.stop);
+  const tokens: number[] = [];
+  const startMs = performance.now();
+  let prefillMs: number | null = null;
+  let firstTokenAtMs: number | null = null;
+  let lastTokenAtMs = 0;
+
+  const step = async (pos: number, input: Int32Array, last: boolean): Promise<Float32Array | "aborted"> => {
+    const work = session.step([{ slot, pos, tokens: input, logits: last ? "last" : "none" }]);
+    const result = await (signal === undefined ? work : unlessAborted(work, signal));
+    return result === "aborted" ? result : (result[0] ?? new Float32Array(0));
+  };
+  const end = (reason: StopReason, isContextFull: boolean = false): GenerateEvent => ({
+    kind: "end",
+    reason,
+    isContextFull,
+    tokens: Int32Array.from(tokens),
+    promptTokens: prompt.length,
+    prefillTps: prefillMs === null ? null : (1000 * prompt.length) / prefillMs,
+    decodeTps: tokens.length < 2 ? null : (1000 * (tokens.length - 1)) / (lastTokenAtMs - (firstTokenAtMs ?? 0)),
+    firstTokenAtMs,
+  });
+
+  let logits: Float32Array | "aborted" = new Float32Array(0);
+  for (let at = 0; at < prompt.length; at += PREFILL_STEP) {
+    const stop = Math.min(at + PREFILL_STEP, prompt.length);
+    logits = await step(at, prompt.subarray(at, stop), stop === prompt.length);
+    if (logits === "aborted") return yield end("aborted");
+    yield { kind: "prefill", done: stop, total: prompt.length };
+  }
+  prefillMs = performance.now() - startMs;
+
+  const finished = function* (reason: StopReason, isContextFull: boolean = false): Generator<GenerateEvent> {
+    const { shown, isStopped } = gate.push(text.end());
+    const rest = isStopped ? shown : shown + gate.end();
+    if (rest !== "") yield { kind: "text", text: rest };
+    yield end(isStopped && reason !== "aborted" ? "stop" : reason, isContextFull && !isStopped);
+  };
+  while (tokens.length < maxTokens) {
+    const token = sampler.draw(logits);
+    if (tokenizer.ends.has(token)) return yield* finished("end");
+    sampler.accept(token);
+    tokens.push(token);
+    lastTokenAtMs = performance.now();
+    firstTokenAtMs ??= lastTokenAtMs;
+    const { shown, isStopped } = gate.push(text.push(token));
+    if (shown !== "") yield { kind: "text", text: shown };
+    if (isStopped) return yield end("stop");
+    if (tokens.length === maxTokens) break;
+    const pos = prompt.length + tokens.length - 1;
+    if (pos === context) return yield* finished("length", true);
+    logits = await step(pos, Int32Array.of(token), true);
+    if (logits === "aborted") return yield* finished("aborted");
+  }
+  yield* finished("length");
+}
+
+/** The work's result, or "aborted" as soon as the signal says so; what the work does later is ignored. */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T | "aborted"> {
+  const { promise: aborted, resolve } = withResolver<"aborted">();
+  const abort = (): void => resolve("aborted");
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort);
+  try {
+    return await Promise.race([aborted, work]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+    work.catch(() => undefined);
+  }
+}

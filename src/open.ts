@@ -1,0 +1,35 @@
+// Opens a machine by name: the only file that knows all backends. A machine that cannot be used is a value with the
+// reason, which tests print when they skip and the command line shows to the user.
+
+import type { Backend, Unavailable } from "./backend.ts";
+
+export interface OpenOptions {
+  /** Worker threads of the CPU backend; the default is one for each usable physical core. */
+  readonly threads?: number;
+  /** Instruction set of the CPU backend: "avx512-vnni", "avx2" or "scalar"; the default is the best there is. */
+  readonly isa?: string;
+}
+
+/** Names that `open` takes. */
+export const DEVICES: readonly string[] = ["auto", "cpu", "reference", "gpu"];
+
+/**
+ * Opens a backend. "auto" is the CPU backend, and the reference backend where that cannot be had.
+ * A device that is not in DEVICES is an Error.
+ */
+export async function open(device: string, options: OpenOptions = {}): Promise<Backend | Unavailable> {
+  switch (device) {
+    case "auto": {
+      const cpu = await open("cpu", options);
+      return "unavailable" in cpu ? await open("reference") : cpu;
+    }
+    case "cpu":
+      return (await import("./cpu/backend.ts")).openCpu(options);
+    case "reference":
+      return (await import("./reference.ts")).openReference();
+    case "gpu":
+      return { unavailable: "this version of lutra has no GPU backend; --device cpu is the fastest it has" };
+    default:
+      throw new Error(`unknown device ${JSON.stringify(device)}; known: ${DEVICES.join(", ")}`);
+  }
+}

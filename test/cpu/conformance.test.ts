@@ -1,0 +1,386 @@
+// The native backend against the reference, op by op: every type, random shapes with ragged sizes, every instruction
+// set that this machine has, one thread and two. Tolerances are derived where they are used.
+
+import { afterAll, describe, expect, test } from "vitest";
+
+import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
+import { openCpu } from "../../src/cpu/backend.ts";
+import { loadAddon } from "../../src/cpu/native.ts";
+import { decode } from "../../src/ladder/codec.ts";
+import { structureOf } from "../../src/ladder/layout.ts";
+import type { Type } from "../../src/ladder/type.ts";
+import type { Gemm, Op, Rope } from "../../src/ops.ts";
+import type { Plan } from "../../src/plan.ts";
+import { openReference } from "../../src/reference.ts";
+import {
+  f32Weight,
+  Random,
+  randomBytes,
+  type SmallWeight,
+  smallPlan,
+  standardProgram,
+  typeNamed,
+  weightFile,
+} from "../small-plan.ts";
+
+const SEED = 20_261_123;
+const EPSILON = 2 ** -24; // half a unit in the last place of f32
+
+const addon = loadAddon();
+const isas = "unavailable" in addon ? [] : addon.isas();
+const machines = isas.flatMap((isa) => [1, 2].map((threads) => ({ isa, threads })));
+const backends = new Map<string, Backend>();
+
+function cpu(isa: string, threads: number): Backend {
+  const key = `${isa}/${threads}`;
+  let backend = backends.get(key);
+  if (backend === undefined) {
+    const opened = openCpu({ isa, threads });
+    if ("unavailable" in opened) throw new Error(opened.unavailable);
+    backends.set(key, (backend = opened));
+  }
+  return backend;
+}
+
+afterAll(async () => {
+  for (const backend of backends.values()) await backend[Symbol.asyncDispose]();
+});
+
+async function run(backend: Backend, plan: Plan, weights: WeightSource, batches: readonly (readonly Chunk[])[]): Promise<Float32Array[]> {
+  const session = await backend.prepare(plan, weights);
+  const out: Float32Array[] = [];
+  for (const batch of batches) out.push(...(await session.step(batch)));
+  await session[Symbol.asyncDispose]();
+  return out;
+}
+
+function chunk(tokens: readonly number[], pos = 0, slot = 0): Chunk {
+  return { slot, pos, tokens: Int32Array.from(tokens), logits: "all" };
+}
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/** Types that a matrix can have: everything in dsl/ but plain integers, which are no weights. */
+const matrixTypes = [...standardProgram().types.values()].filter((type) => {
+  const structure = structureOf(type);
+  return structure.kind === "float" || (structure.kind === "affine" && structure.groupSize >= 16);
+});
+
+interface GemmCase {
+  readonly plan: Plan;
+  readonly weights: readonly SmallWeight[];
+  readonly tokens: number;
+  readonly type: Type;
+  readonly n: number;
+  readonly k: number;
+  readonly x: Float32Array;
+  readonly gemm: Gemm;
+}
+
+/** One Gemm of a random shape: input 0, what is added 1, then the output. */
+function gemmCase(type: Type, epilogue: "store" | "add" | "silu-mul", withNorm: boolean, withBias: boolean, random: Random): GemmCase {
+  const step = Math.max(type.blockSize, structureOf(type).kind === "float" ? 1 : 32);
+  const n = random.integer(1, 100);
+  const k = step * random.integer(1, Math.max(2, Math.floor(600 / step)));
+  const tokens = random.integer(1, 19);
+  const x = random.normals(tokens * k);
+  x[random.integer(0, x.length - 1)] = 9; // an outlier
+  const inputs = [f32Weight("x", [tokens, k], x), f32Weight("from", [tokens, n], random.normals(tokens * n))];
+  const linears = range(epilogue === "silu-mul" ? 2 : 1);
+  const others = [
+    ...linears.map((i) => ({ name: `w${i}`, type, shape: [n, k], bytes: randomBytes(type, n * k, random) })),
+    ...linears.map((i) => f32Weight(`b${i}`, [n], random.normals(n))),
+    f32Weight("norm", [k], random.normals(k)),
+  ];
+  const gemm: Gemm = {
+    kind: "gemm",
+    input: 0,
+    norm: withNorm ? { weight: "norm", eps: 1e-5 } : null,
+    linears: linears.map((i) => ({ weight: `w${i}`, bias: withBias ? `b${i}` : null })),
+    epilogue: epilogue === "add" ? { kind: "add", from: 1 } : { kind: epilogue },
+    out: [2],
+  };
+  const plan = smallPlan(inputs, others, [n], [gemm], 2);
+  return { plan, weights: [...inputs, ...others], tokens, type, n, k, x, gemm };
+}
+
+/** What one product w . x may differ by between exact arithmetic and a kernel. */
+interface ProductBound {
+  /** Rounding of activations to int8: half a step of its group for every value, step = max|x| / 127. */
+  readonly quantisation: number;
+  /** Float operations in the order of the kernel, on terms of this total size. */
+  readonly rounding: number;
+}
+
+function productBound(row: Float64Array, x: Float64Array, quantised: boolean): ProductBound {
+  const k = row.length;
+  let quantisation = 0;
+  let size = 0;
+  let largestWeight = 0;
+  for (const w of row) largestWeight = Math.max(largestWeight, Math.abs(w));
+  for (let g = 0; g < k; g += 32) {
+    let largest = 0;
+    let weights = 0;
+    for (let i = g; i < Math.min(g + 32, k); i++) {
+      largest = Math.max(largest, Math.abs(x[i] as number));
+      weights += Math.abs(row[i] as number);
+      size += Math.abs(x[i] as number);
+    }
+    if (quantised) quantisation += ((largest / 127) * weights) / 2;
+  }
+  // Products of code and scale, and the offset, may each exceed the weight itself: with random codes in a group,
+  // by no more than 4 x the row's largest weight. Each of the k terms goes through at most k/8 + 32 additions.
+  return { quantisation, rounding: (k / 8 + 32) * EPSILON * 4 * largestWeight * size };
+}
+
+/** Largest allowed |native - reference| for each output of the case, (tokens, n). */
+function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array } {
+  const { n, k, tokens, type, gemm } = c;
+  const quantised = structureOf(type).kind === "affine";
+  const find = (name: string): SmallWeight => c.weights.find((w) => w.name === name) as SmallWeight;
+  const matrix = (name: string): Float64Array => {
+    const out = new Float64Array(n * k);
+    decode(type, find(name).bytes, out);
+    return out;
+  };
+  const norm = new Float32Array(find("norm").bytes.slice().buffer);
+  const bound = new Float64Array(tokens * n);
+  const rounding = new Float64Array(tokens * n);
+  const matrices = gemm.linears.map((l) => matrix(l.weight));
+  const biases = gemm.linears.map((l) => (l.bias === null ? null : new Float32Array(find(l.bias).bytes.slice().buffer)));
+  for (let t = 0; t < tokens; t++) {
+    let x = Float64Array.from(c.x.subarray(t * k, (t + 1) * k));
+    let normError = 0; // relative: the mean of squares, a root, a quotient, two products
+    if (gemm.norm !== null) {
+      const factor = 1 / Math.sqrt(x.reduce((s, v) => s + v * v, 0) / k + gemm.norm.eps);
+      x = x.map((v, i) => v * factor * (norm[i] as number));
+      normError = (k / 8 + 16) * EPSILON;
+    }
+    for (let r = 0; r < n; r++) {
+      const parts = matrices.map((m, l) => {
+        const row = m.subarray(r * k, (r + 1) * k);
+        const b = productBound(row, x, quantised);
+        const product = row.reduce((s, w, i) => s + w * (x[i] as number), biases[l]?.[r] ?? 0);
+        const size = row.reduce((s, w, i) => s + Math.abs(w * (x[i] as number)), Math.abs(product));
+        const extra = normError * size * 2 + 4 * EPSILON * size;
+        return { product, all: b.quantisation * 1.001 + b.rounding + extra, rounding: b.rounding + extra };
+      });
+      const [first, second] = parts as [(typeof parts)[0], (typeof parts)[0] | undefined];
+      const at = t * n + r;
+      if (second === undefined) {
+        bound[at] = first.all + 8 * EPSILON;
+        rounding[at] = first.rounding + 8 * EPSILON;
+        continue;
+      }
+      // silu has slope at most 1.1, |silu(g)| <= |g|; the native exponential is within 2^-20.
+      const combine = (g: number, u: number): number =>
+        1.1 * g * (Math.abs(second.product) + u) + Math.abs(first.product) * u + 2 ** -20 * Math.abs(first.product * second.product);
+      bound[at] = combine(first.all, second.all) + 8 * EPSILON;
+      rounding[at] = combine(first.rounding, second.rounding) + 8 * EPSILON;
+    }
+  }
+  return { bound, rounding };
+}
+
+function expectWithin(got: Float32Array, want: Float32Array, bound: Float64Array, what: string): void {
+  expect(got.length, what).toBe(want.length);
+  for (let i = 0; i < got.length; i++) {
+    const error = Math.abs((got[i] as number) - (want[i] as number));
+    if (!(error <= (bound[i] as number)))
+      throw new Error(`${what}: output ${i} is ${got[i]}, the reference ${want[i]}; they may differ by ${bound[i]}`);
+  }
+}
+
+describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed ${SEED})`, () => {
+  describe.each(matrixTypes.map((type) => [type.name, type] as const))("gemm with weights of type %s", (_, type) => {
+    test("on random shapes, with norm, bias and every epilogue", async () => {
+      const random = new Random(SEED + type.name.length * 7 + type.blockBytes);
+      for (const epilogue of ["store", "add", "silu-mul"] as const)
+        for (const [withNorm, withBias] of [
+          [false, false],
+          [true, false],
+          [true, true],
+        ] as const) {
+          const c = gemmCase(type, epilogue, withNorm, withBias, random);
+          using weights = weightFile(c.weights);
+          const batch = [[chunk(range(c.tokens))]];
+          const [want] = (await run(openReference(), c.plan, weights, batch)) as [Float32Array];
+          const { bound, rounding } = gemmBounds(c);
+          let first: Float32Array | undefined;
+          for (const { isa, threads } of machines) {
+            const what = `${isa}, ${threads} threads, ${epilogue}, (${c.tokens}, ${c.n}, ${c.k})`;
+            const [got] = (await run(cpu(isa, threads), c.plan, weights, batch)) as [Float32Array];
+            expectWithin(got, want, bound, what);
+            // All kernels share the int8 activations: what they differ by is the order of float operations alone.
+            // (After a norm an activation at a tie may round the other way, so only without.)
+            if (!withNorm) expectWithin(got, (first ??= got), rounding.map((r) => 2 * r), `${what} against ${isas[0]}`);
+          }
+        }
+    });
+
+    test("gives the same bits for a token alone or among others, on any number of threads", async () => {
+      const random = new Random(SEED + 1);
+      const c = gemmCase(type, "store", true, false, random);
+      using weights = weightFile(c.weights);
+      for (const isa of isas) {
+        const [together] = (await run(cpu(isa, 2), c.plan, weights, [[chunk(range(c.tokens))]])) as [Float32Array];
+        const alone = await run(cpu(isa, 1), c.plan, weights, range(c.tokens).map((t) => [chunk([t])]));
+        expect(Buffer.concat(alone.map((a) => Buffer.from(a.buffer, a.byteOffset, a.byteLength)))).toEqual(
+          Buffer.from(together.buffer, together.byteOffset, together.byteLength),
+        );
+      }
+    });
+
+    test("reads rows of an embedding exactly as far as f32 goes", async () => {
+      const random = new Random(SEED + 2);
+      const k = Math.max(32, type.blockSize) * 2;
+      const rows = 70;
+      const table: SmallWeight = { name: "e", type, shape: [rows, k], bytes: randomBytes(type, rows * k, random) };
+      using weights = weightFile([table]);
+      const plan = smallPlan([table], [], [], [], 0);
+      const tokens = [0, 69, 31, 32, 33, 5];
+      const [want] = (await run(openReference(), plan, weights, [[chunk(tokens)]])) as [Float32Array];
+      // scale * code and the sum with the offset are one f32 rounding each, of terms up to 4 x the largest value.
+      const largest = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+      const bound = new Float64Array(want.length).fill(hasOffset(type) ? 8 * EPSILON * largest : 0);
+      for (const { isa, threads } of machines) {
+        const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk(tokens)]])) as [Float32Array];
+        expectWithin(got, want, bound, isa);
+      }
+    });
+  });
+
+  test("extremes: codes at their ends against activations at theirs do not overflow", async () => {
+    for (const name of ["Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q6_K", "Q4_K", "TQ2_0"]) {
+      const type = typeNamed(name);
+      const k = 512;
+      for (const fill of [0x00, 0xff, 0x7f, 0x80]) {
+        const bytes = randomBytes(type, 33 * k, new Random(SEED));
+        const structure = structureOf(type);
+        if (structure.kind !== "affine") throw new Error(name);
+        const scales = new Set([...structure.scale.fields, ...(structure.offset?.fields ?? [])].flatMap((f) => [f.byte, f.byte + 1]));
+        bytes.forEach((_, i) => {
+          if (!scales.has(i % type.blockBytes)) bytes[i] = fill;
+        });
+        for (const sign of [1, -1]) {
+          const inputs = [f32Weight("x", [1, k], new Float32Array(k).fill(sign * 3))];
+          const others: SmallWeight[] = [{ name: "w", type, shape: [33, k], bytes }];
+          const gemm: Op = { kind: "gemm", input: 0, norm: null, linears: [{ weight: "w", bias: null }], epilogue: { kind: "store" }, out: [1] };
+          const plan = smallPlan(inputs, others, [33], [gemm], 1);
+          using weights = weightFile([...inputs, ...others]);
+          const [want] = (await run(openReference(), plan, weights, [[chunk([0])]])) as [Float32Array];
+          const rows = new Float64Array(33 * k);
+          decode(type, bytes, rows);
+          // Equal activations quantise without error (127 steps), so only float rounding is left. The terms are
+          // bounded by scale * code and offset apart, which for constant codes are far above their sum.
+          const size = 512 * 3 * 16 * 64 * 64;
+          for (const { isa, threads } of machines) {
+            const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0])]])) as [Float32Array];
+            const most = rows.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
+            const bound = new Float64Array(33).fill(EPSILON * 96 * Math.max(hasOffset(type) ? size * 2 ** -3 : 0, most * k * 3));
+            expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${isa}`);
+          }
+        }
+      }
+    }
+  });
+
+  test("zero activations give the bias alone; NaN and infinity reach every output", async () => {
+    const type = typeNamed("Q4_1");
+    const k = 64;
+    const random = new Random(SEED + 3);
+    const x = new Float32Array(3 * k);
+    x[k + 5] = NaN;
+    x[2 * k + 40] = Infinity;
+    const inputs = [f32Weight("x", [3, k], x)];
+    const bias = random.normals(40);
+    const others = [{ name: "w", type, shape: [40, k], bytes: randomBytes(type, 40 * k, random) }, f32Weight("b", [40], bias)];
+    const gemm: Op = { kind: "gemm", input: 0, norm: null, linears: [{ weight: "w", bias: "b" }], epilogue: { kind: "store" }, out: [1] };
+    const plan = smallPlan(inputs, others, [40], [gemm], 1);
+    using weights = weightFile([...inputs, ...others]);
+    for (const { isa, threads } of machines) {
+      const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0, 1, 2])]])) as [Float32Array];
+      expect(got.subarray(0, 40), isa).toEqual(bias);
+      expect(got.subarray(40).every(Number.isNaN), isa).toBe(true);
+    }
+  });
+
+  test.each(["adjacent", "split"] as const)("rope turns %s pairs and leaves the rest of a head alone", async (pairing) => {
+    const random = new Random(SEED + 4);
+    for (const [heads, headDim, pairs] of [
+      [3, 64, 32],
+      [5, 20, 6],
+      [1, 2, 1],
+    ] as const) {
+      const inputs = [f32Weight("x", [7, heads * headDim], random.normals(7 * heads * headDim))];
+      const op: Rope = { kind: "rope", value: 0, heads, headDim, pairing, frequencies: range(pairs).map((p) => 0.7 ** p), magnitude: 1.25 };
+      const plan = smallPlan(inputs, [], [], [op], 0, { layers: 0, width: 0, context: 4000, slots: 1 });
+      using weights = weightFile(inputs);
+      const batches = [[chunk(range(7), 3000)], [chunk([4], 0)]];
+      const want = await run(openReference(), plan, weights, batches);
+      for (const { isa, threads } of machines) {
+        const got = await run(cpu(isa, threads), plan, weights, batches);
+        // A rounded sine and cosine, two products and a sum of numbers below 1.25 * 6.
+        got.forEach((g, i) => expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(8 * EPSILON * 7.5), isa));
+      }
+    }
+  });
+
+  test("attention over grouped heads, several sequences, and positions that came in pieces", async () => {
+    const random = new Random(SEED + 5);
+    for (const [heads, kvHeads, headDim] of [
+      [9, 3, 64],
+      [4, 4, 20],
+      [6, 2, 8],
+      [2, 1, 100],
+    ] as const) {
+      const rows = 40;
+      const inputs = [
+        f32Weight("q", [rows, heads * headDim], random.normals(rows * heads * headDim)),
+        f32Weight("k", [rows, kvHeads * headDim], random.normals(rows * kvHeads * headDim)),
+        f32Weight("v", [rows, kvHeads * headDim], random.normals(rows * kvHeads * headDim)),
+      ];
+      const scale = 1 / Math.sqrt(headDim);
+      const op: Op = { kind: "attention", layer: 1, q: 0, k: 1, v: 2, out: 3, heads, kvHeads, headDim, scale };
+      const plan = smallPlan(inputs, [], [heads * headDim], [op], 3, { layers: 2, width: kvHeads * headDim, context: 50, slots: 3 });
+      using weights = weightFile(inputs);
+      const batches = [
+        [chunk(range(17), 0, 2), chunk([30, 31, 32], 0, 0)],
+        [chunk([33], 3, 0), chunk(range(20).map((i) => i + 17), 17, 2)],
+        [chunk([39, 38], 5, 2)], // positions written again: what came after them is forgotten
+      ];
+      const want = await run(openReference(), plan, weights, batches);
+      // Keys and values are kept as halves (2^-11 relative): a score moves by at most 2^-11 sum|q||k| scale < d, the
+      // weights of the softmax by twice that, on values below 6.
+      const scoreError = 2 ** -11 * 6 * Math.sqrt(headDim);
+      const bound = (2 * scoreError + 2 ** -11 + 2 ** -18) * 6;
+      for (const { isa, threads } of machines) {
+        const got = await run(cpu(isa, threads), plan, weights, batches);
+        got.forEach((g, i) => expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(bound), `${isa} ${heads}/${kvHeads}x${headDim}`));
+        const mean = (a: Float32Array, b: Float32Array): number => a.reduce((s, v, j) => s + (v - (b[j] as number)) ** 2, 0) / a.length;
+        // Rounding errors are as often up as down: the mean square must lie far below the worst case.
+        got.forEach((g, i) => expect(mean(g, want[i] as Float32Array), isa).toBeLessThan((2 ** -9) ** 2));
+      }
+    }
+  });
+
+  test("only the wanted rows come back, in the order of the chunks", async () => {
+    const inputs = [f32Weight("x", [600, 3], Float32Array.from(range(1800)))];
+    const plan = smallPlan(inputs, [], [], [], 0, { layers: 0, width: 0, context: 600, slots: 2 });
+    using weights = weightFile(inputs);
+    const batch: Chunk[] = [
+      { slot: 0, pos: 0, tokens: Int32Array.from(range(300)), logits: "last" }, // longer than one pass
+      { slot: 1, pos: 0, tokens: Int32Array.of(500, 501), logits: "none" },
+      { slot: 1, pos: 2, tokens: Int32Array.of(502, 503), logits: "all" },
+    ];
+    for (const { isa, threads } of machines) {
+      const got = await run(cpu(isa, threads), plan, weights, [batch]);
+      expect(got.map((g) => [...g])).toEqual([[897, 898, 899], [], [1506, 1507, 1508, 1509, 1510, 1511]]);
+    }
+  });
+});
+
+function hasOffset(type: Type): boolean {
+  const structure = structureOf(type);
+  return structure.kind === "affine" && structure.offset !== null;
+}

@@ -1,0 +1,70 @@
+// Texts made to break the compiler end in a finding, in less than a second each.
+
+import { expect, test } from "vitest";
+
+import { findings } from "./program.ts";
+
+const u8 = "element U8 = int(bits: 8, coding: unsigned)\n";
+const block = (value: string): Readonly<Record<string, string>> => ({
+  "a.ladder": `${u8}block A[2] {\n  x : U8[2]\n  value[i] = ${value}\n}\n`,
+});
+const lone = (text: string): Readonly<Record<string, string>> => ({ "a.ladder": u8 + text });
+
+test.each([
+  ["10,000 nested brackets", block("(".repeat(10_000)), "error[limit]: an expression may nest at most 40 deep"],
+  ["10,000 nested indices", block("x[".repeat(10_000)), "error[limit]: an expression may nest at most 40 deep"],
+  ["10,000 nested ifs", block("if i < 1 then ".repeat(10_000)), "error[limit]: an expression may nest at most 40 deep"],
+  ["100,000 minus signs", block("-".repeat(100_000)), "error[limit]: an expression may have at most 500 terms"],
+  ["50,000 additions", block(`x[i]${"+x[i]".repeat(50_000)}`), "error[limit]: an expression may have at most 500 terms"],
+  ["a name of 1 MB", lone(`block ${"a".repeat(1_000_000)}[2] {}`), "the file has 1000059 characters; at most 262144 are read"],
+  [
+    "a name of 200 KB",
+    lone(`block ${"a".repeat(200_000)}[2] {}`),
+    "the name aaaaaaaaaaaaaaaaaaaa... has 200000 characters; at most 64 are allowed",
+  ],
+  [
+    "a use of a name of 200 KB",
+    lone(`block A[2] { x : ${"a".repeat(200_000)} }`),
+    "there is no element aaaaaaaaaaaaaaaaaaaa...",
+  ],
+  [
+    "a width of 2^31 bits",
+    lone("element A = int(bits: 2147483648, coding: unsigned)"),
+    "bits must be a whole number from 1 to 32, not 2147483648",
+  ],
+  [
+    "a number of 10,000 digits",
+    lone(`element A = int(bits: ${"9".repeat(10_000)}, coding: unsigned)`),
+    "bits must be a whole number from 1 to 32, not 99999999999999999999...",
+  ],
+  [
+    "a constant of 10,000 digits",
+    block("9".repeat(10_000)),
+    "a number may have at most 32 characters; this has 10000",
+  ],
+  ["a block of itself", lone("block A[2] { x : A value[i] = x }"), "A is a block; a field is made of elements"],
+  [
+    "a block of 10^6 elements",
+    lone("block A[1000000] { x : U8[1000000] value[i] = x[i] }"),
+    "the size of block A must be a whole number from 1 to 4096, not 1000000",
+  ],
+  ["250,000 strange characters", lone("#$%^&".repeat(50_000)), 'unexpected characters "#$%^&#$%^&#$%^&#$%^&"'],
+  ["a syntax error on each of 30,000 lines", lone("\nblock".repeat(30_000)), "after 50 errors the rest of the file is not read"],
+  [
+    "a chain of 2,000 imports that ends where it begins",
+    Object.fromEntries(Array.from({ length: 2000 }, (_, k) => [`f${k}`, `import "f${(k + 1) % 2000}"`])),
+    'f1999:1:8: error[import]: this import closes a cycle: f0 -> f1 -> f2',
+  ],
+])("%s: a finding in under a second", (_, files, finding) => {
+  const start = performance.now();
+  const found = findings(files);
+  expect(performance.now() - start).toBeLessThan(1000);
+  expect(found).toContain(finding);
+});
+
+test("a long line is shown cut around the caret", () => {
+  const source = `${" ".repeat(300)}block A[2] { x : B value[i] = x }${" ".repeat(300)}`;
+  expect(findings({ "a.ladder": source })).toBe(`a.ladder:1:318: error[unknown-name]: there is no element B
+   1 |  A[2] { x : B value[i] = x }
+     |                    ^`.replace(" A[2]", `${" ".repeat(0)}block A[2]`.slice(-8).padStart(8)));
+});

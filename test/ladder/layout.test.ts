@@ -1,0 +1,198 @@
+// The derived Structure: its equation holds exactly, its runs are what native code may assume, and it reads as expected.
+
+import fc from "fast-check";
+import { expect, test } from "vitest";
+
+import { add, type Exact, exactNumber, exactValue, multiply, negate } from "../../src/ladder/exact.ts";
+import {
+  type AffineStructure,
+  type Codes,
+  type FloatField,
+  type GroupTerm,
+  type Structure,
+  structureOf,
+} from "../../src/ladder/layout.ts";
+import type { FloatElement, Type } from "../../src/ladder/type.ts";
+import { blockOf, oddTypes, programWith, typeNamed } from "./program.ts";
+
+const program = programWith(oddTypes);
+const affine = [...program.types.values()].flatMap((type) => {
+  const structure = structureOf(type);
+  return structure.kind === "affine" ? [{ name: type.name, type, structure }] : [];
+});
+
+// The interpreter below reads a structure as its declaration in layout.ts says, and shares no code with the derivation.
+
+function codeAt(codes: Codes, block: Uint8Array, entry: number): bigint {
+  let code = 0;
+  for (const { first, count, bit, step, width, shift } of codes.runs) {
+    if (entry < first || entry >= first + count) continue;
+    const at = bit + (entry - first) * step;
+    code += ((block[Math.floor(at / 8)]! >> (at % 8)) & (2 ** width - 1)) * 2 ** shift;
+  }
+  return BigInt(code ^ codes.flip);
+}
+
+/** A double, exactly. */
+function exactly(x: number): Exact {
+  let exponent = 0;
+  while (!Number.isInteger(x * 2 ** -exponent)) exponent--;
+  return exactNumber(BigInt(x * 2 ** -exponent), exponent);
+}
+
+const FORMATS: Readonly<Record<FloatField["format"], FloatElement>> = {
+  f16: { kind: "float", name: "f16", bits: 16, exponent: 5, mantissa: 10, bias: 15, special: "ieee" },
+  bf16: { kind: "float", name: "bf16", bits: 16, exponent: 8, mantissa: 7, bias: 127, special: "ieee" },
+  f32: { kind: "float", name: "f32", bits: 32, exponent: 8, mantissa: 23, bias: 127, special: "ieee" },
+};
+
+function fieldValue({ format, byte }: FloatField, block: Uint8Array): Exact {
+  const element = FORMATS[format];
+  const field = { name: "x", element, count: 1, bit: 0 };
+  const value = { kind: "element", field, index: { kind: "constant", value: 0 } } as const;
+  const type: Type = { ...{ name: format, blockSize: 1, ids: new Map(), fields: [field], value }, blockBytes: element.bits / 8 };
+  return exactValue(type, block.subarray(byte, byte + type.blockBytes), 0);
+}
+
+function termAt(term: GroupTerm, block: Uint8Array, group: number): Exact {
+  let product = exactly(term.constant);
+  for (const field of term.fields) product = multiply(product, fieldValue(field, block));
+  if (term.codes === null) return product;
+  const code = exactNumber(codeAt(term.codes, block, group));
+  return multiply(product, add(code, negate(exactly(term.codes.bias))));
+}
+
+function structureValue({ codes, groupSize, zero, scale, offset }: AffineStructure, block: Uint8Array, i: number): Exact {
+  const group = Math.floor(i / groupSize);
+  const steps = add(exactNumber(codeAt(codes, block, i)), negate(exactly(zero)));
+  const product = multiply(termAt(scale, block, group), steps);
+  return offset === null ? product : add(product, termAt(offset, block, group));
+}
+
+const unsignedZero = (x: Exact): Exact => (x.kind === "finite" && x.significand === 0n ? exactNumber(0n) : x);
+
+test("the formats in use and most odd ones have an integer structure", () => {
+  expect(affine.map(({ name }) => name)).toEqual([
+    ...["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K", "TQ2_0", "U8", "I8"],
+    ...["TwoFields", "Straddle", "Twos5", "HighFirst", "Mixed", "HalfZero", "Turned", "Expanded", "SameField"],
+    ...["Unscaled", "Wide", "FarApart"],
+  ]);
+});
+
+test.each(affine)("$name: scale(g) * (code(i) - zero) + offset(g) is the value, exactly", ({ type, structure }) => {
+  const { scale, offset } = structure;
+  const fields = [...scale.fields, ...(offset?.fields ?? [])];
+  fc.assert(
+    fc.property(blockOf(type), fc.nat(type.blockSize - 1), (block, i) => {
+      fc.pre(fields.every((field) => fieldValue(field, block).kind === "finite"));
+      const expected = unsignedZero(exactValue(type, block, i));
+      expect(unsignedZero(structureValue(structure, block, i))).toEqual(expected);
+    }),
+  );
+});
+
+test.each(affine)("$name: every bit of every code is filled once, and no slice crosses a byte", ({ type, structure }) => {
+  const groups = type.blockSize / structure.groupSize;
+  expect(Number.isInteger(groups)).toBe(true);
+  for (const [codes, entries] of [
+    [structure.codes, type.blockSize],
+    [structure.scale.codes, groups],
+    [structure.offset?.codes ?? null, groups],
+  ] as const) {
+    if (codes === null) continue;
+    const filled = new Map<string, number>();
+    for (const { first, count, bit, step, width, shift } of codes.runs) {
+      for (let j = 0; j < count; j++) {
+        const at = bit + j * step;
+        expect(at).toBeGreaterThanOrEqual(0);
+        expect(at + width).toBeLessThanOrEqual(type.blockBytes * 8);
+        expect((at % 8) + width).toBeLessThanOrEqual(8);
+        for (let k = 0; k < width; k++) filled.set(`${first + j} ${shift + k}`, (filled.get(`${first + j} ${shift + k}`) ?? 0) + 1);
+      }
+    }
+    expect(filled.size).toBe(entries * codes.bits);
+    expect([...filled.values()].every((times) => times === 1)).toBe(true);
+  }
+});
+
+test("the structures of the built-in types read as written down", async () => {
+  const builtin = [...programWith().types.values()];
+  const text = builtin.map((type) => `${type.name}: ${describe(structureOf(type))}`).join("\n");
+  await expect(`${text}\n`).toMatchFileSnapshot("../golden/ladder/structures.txt");
+});
+
+test("an odd format gets the structure that a person would derive", () => {
+  const of = (name: string): string => describe(structureOf(typeNamed(program, name)));
+  expect(of("TwoFields")).toBe(`value = scale * (code - 4), groups of 8
+  code, 3 bits: 24 x 2 at bit 48 step 2; 24 x 1 at bit 0 step 1 shift 2
+  scale = bf16 at byte 12 * (code - 127)
+    code, 8 bits xor 128: 3 x 8 at bit 24 step 8`);
+  expect(of("Straddle")).toBe(`value = scale * (code - 3), groups of 16
+  code, 3 bits: 16 x 1 at bit 0 step 3; 16 x 1 at bit 1 step 3 shift 1; 16 x 1 at bit 2 step 3 shift 2
+  scale = 0.5 * f32 at byte 6`);
+  expect(of("Turned")).toBe(`value = scale * (code - 8) + offset, groups of 2
+  code, 8 bits: 2 x 8 at bit 0 step 8
+  scale = f16 at byte 2 * bf16 at byte 4
+  offset = 3`);
+  expect(of("HalfZero")).toContain("value = scale * (code - 7.5), groups of 2");
+});
+
+test.each([
+  ["SmallFloatScale", "d is E4M3, which is none of f16, bf16 and f32"],
+  ["SmallFloats", "its value is computed from float fields alone"],
+  ["E4M3", "x is E4M3, which is none of f16, bf16 and f32"],
+  ["ChangingScale", "the float field d changes inside the block"],
+  ["Square", "its value has q to the power of 2"],
+  ["TwoCodes", "both a and b change every value"],
+  ["ManyScales", "the scale of q is no product of float fields and one code"],
+  ["SumOffset", "its offset is no product of float fields and one code"],
+  ["TooWide", "q has 20 bits, and codes have at most 16"],
+  ["Constant", "its value reads nothing that is stored"],
+  ["Cancels", "its value reads nothing that is stored"],
+  ["Reversed", "its values are f16 numbers that do not lie in order, one after another"],
+  ["Scaled", "its value is computed from float fields alone"],
+])("%s has no structure: %s", (name, reason) => {
+  expect(structureOf(typeNamed(program, name))).toEqual({ kind: "none", reason });
+});
+
+test("a value of a billion products is refused before it is multiplied out", () => {
+  const names = Array.from({ length: 30 }, (_, k) => k);
+  const fields = names.map((k) => `a${k} : U8\nb${k} : U8\n`).join("");
+  const value = names.map((k) => `(a${k} + b${k})`).join(" * ");
+  const huge = typeNamed(programWith(`import "int.ladder"\nblock Huge[1] { ${fields} value[i] = ${value} }`), "Huge");
+  expect(structureOf(huge)).toEqual({ kind: "none", reason: "its value multiplies out to more than 64 products" });
+});
+
+test("floats are known by their parameters, whatever their names, and also in blocks", () => {
+  const own = programWith(`element Half = float(exponent: 5, mantissa: 10, bias: 15, special: ieee)
+    element F17 = float(exponent: 8, mantissa: 7, bias: 126, special: ieee)`);
+  expect(structureOf(typeNamed(own, "Half"))).toEqual({ kind: "float", format: "f16" });
+  expect(structureOf(typeNamed(own, "F17")).kind).toBe("none");
+  expect(structureOf(typeNamed(program, "Halves"))).toEqual({ kind: "float", format: "f16" });
+});
+
+/** A structure as a person would write it down. */
+function describe(structure: Structure): string {
+  if (structure.kind === "float") return `${structure.format} as it is`;
+  if (structure.kind === "none") return `none, ${structure.reason}`;
+  const { codes, groupSize, zero, scale, offset } = structure;
+  const gathered = ({ runs, bits, flip }: Codes): string => {
+    const list = runs.map(({ first, count, bit, step, width, shift }) => {
+      const from = first === 0 ? "" : ` from ${first}`;
+      return `${count} x ${width}${from} at bit ${bit} step ${step}${shift === 0 ? "" : ` shift ${shift}`}`;
+    });
+    return `code, ${bits} bits${flip === 0 ? "" : ` xor ${flip}`}: ${list.join("; ")}`;
+  };
+  const term = (name: string, { constant, fields, codes: own }: GroupTerm): string[] => {
+    const factors = fields.map(({ format, byte }) => `${format} at byte ${byte}`);
+    if (own !== null) factors.push(`(code - ${own.bias})`);
+    if (constant !== 1 || factors.length === 0) factors.unshift(String(constant));
+    return [`  ${name} = ${factors.join(" * ")}`, ...(own === null ? [] : [`    ${gathered(own)}`])];
+  };
+  return [
+    `value = scale * (code - ${zero})${offset === null ? "" : " + offset"}, groups of ${groupSize}`,
+    `  ${gathered(codes)}`,
+    ...term("scale", scale),
+    ...(offset === null ? [] : term("offset", offset)),
+  ].join("\n");
+}
