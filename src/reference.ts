@@ -8,7 +8,7 @@ import type { Attention, Embed, Gemm, Norm, Op, Rope, Select } from "./ops.ts";
 import type { Plan } from "./plan.ts";
 
 /** Rows of weights that are decoded at a time: enough to hide the cost of a call, small enough for the cache. */
-const ROWS_AT_ONCE = 64;
+const ROWS_AT_ONCE = 32;
 
 /** Milliseconds of computing after which the event loop gets its turn. */
 const TURN_MS = 20;
@@ -152,8 +152,8 @@ async function linear(context: Context, a: Float64Array, k: number, weight: stri
   for (let begin = 0; begin < n && m > 0; begin += ROWS_AT_ONCE) {
     const end = Math.min(begin + ROWS_AT_ONCE, n);
     const w = context.weight(weight, begin, end);
-    for (let row = 0; row < end - begin; row++)
-      for (let t = 0; t < m; t++) out[t * n + begin + row] = dot(a, t * k, w, row * k, k);
+    for (let t = 0; t < m; t++)
+      for (let row = 0; row < end - begin; row++) out[t * n + begin + row] = dot(a, t * k, w, row * k, k);
     await context.breathe();
   }
   if (bias !== null) {

@@ -26,7 +26,7 @@ export interface CpuOptions {
 }
 
 /** Activations are quantised in groups of this many values, so k must be a multiple of it. */
-const ACTIVATION_GROUP = 32;
+const ACTIVATION_GROUP = 16;
 
 /** How often a load reports its progress. */
 const PROGRESS_MS = 50;
@@ -203,8 +203,8 @@ function usableStructure(tensor: WeightTensor, structure: Structure, use: Use): 
     const { bits } = structure.codes;
     const group = structure.groupSize;
     if (bits > 8) return refuse(`its codes have ${bits} bits, and the kernels take up to 8`);
-    if (use === "matrix" && group !== 16 && group % 32 !== 0)
-      return refuse(`its scales hold for groups of ${group} values, and the kernels take 16 or a multiple of 32`);
+    if (use === "matrix" && group % ACTIVATION_GROUP !== 0)
+      return refuse(`its scales hold for groups of ${group} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
     if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
       return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
   }

@@ -34,20 +34,77 @@ type Decoder = (bytes: Uint8Array, blocks: number, out: Float64Array) => void;
 const decoders = new WeakMap<Type, Decoder>();
 
 function decoderOf(type: Type): Decoder {
-  if (rangeOf(type.value) === null) return exactDecoder(type);
   const structure = structureOf(type);
   if (structure.kind === "float") return floatDecoder(structure.format);
-  if (structure.kind === "affine" && isFaithful(type.value)) return affineDecoder(type, structure);
-  return expressionDecoder(type);
+  if (structure.kind === "affine" && roundsOnce(structure) && isFaithful(type.value)) {
+    return affineDecoder(type, structure);
+  }
+  return operandsAreExact(type.value) ? expressionDecoder(type) : exactDecoder(type);
 }
 
 // --- which way is right ---------------------------------------------------------------------------------------------
 
-/** Every value is a multiple of 2^low below 2^high, with at most `bits` significant bits. */
+/** Numbers that are doubles: multiples of 2^low of size below 2^high, with at most `bits` significant bits. */
 interface Range {
   readonly low: number;
   readonly high: number;
   readonly bits: number;
+}
+
+/**
+ * Whether an expression in doubles rounds at its last operation at most: then it gives the double nearest to the exact
+ * value, whatever the bytes.
+ */
+function operandsAreExact(value: Value): boolean {
+  if (value.kind === "negate") return operandsAreExact(value.operand);
+  if (value.kind !== "binary") return rangeOf(value) !== null;
+  return rangeOf(value.left) !== null && rangeOf(value.right) !== null;
+}
+
+/** The same for scale * (code - zero), or for that plus offset. */
+function roundsOnce({ codes, zero, scale, offset }: AffineStructure): boolean {
+  const steps = plus(unsignedRange(codes.bits), numberRange(zero));
+  const factor = termRange(scale);
+  if (offset === null) return steps !== null && factor !== null;
+  return times(factor, steps) !== null && termRange(offset) !== null;
+}
+
+const FIELD_RANGES: Readonly<Record<FloatField["format"], Range>> = {
+  f16: { low: -24, high: 16, bits: 11 },
+  bf16: { low: -133, high: 128, bits: 8 },
+  f32: { low: -149, high: 128, bits: 24 },
+};
+
+/** The range of a term multiplied out from left to right, as termReader does. */
+function termRange({ constant, fields, codes }: GroupTerm): Range | null {
+  let range = numberRange(constant);
+  for (const { format } of fields) range = times(range, FIELD_RANGES[format]);
+  return codes === null ? range : times(range, plus(unsignedRange(codes.bits), numberRange(codes.bias)));
+}
+
+function unsignedRange(bits: number): Range | null {
+  return exactRange({ low: 0, high: bits, bits });
+}
+
+/** The range of one double. */
+function numberRange(x: number): Range | null {
+  let low = 0;
+  let whole = Math.abs(x);
+  for (; !Number.isInteger(whole); low--) whole *= 2;
+  const bits = whole.toString(2).length;
+  return exactRange({ low, high: low + bits, bits });
+}
+
+function times(a: Range | null, b: Range | null): Range | null {
+  if (a === null || b === null) return null;
+  return exactRange({ low: a.low + b.low, high: a.high + b.high, bits: a.bits + b.bits });
+}
+
+function plus(a: Range | null, b: Range | null): Range | null {
+  if (a === null || b === null) return null;
+  const low = Math.min(a.low, b.low);
+  const high = Math.max(a.high, b.high) + 1;
+  return exactRange({ low, high, bits: high - low });
 }
 
 /** The range of a value whose evaluation in doubles never rounds, whatever the bytes; null where it may. */
@@ -57,7 +114,7 @@ function rangeOf(value: Value): Range | null {
     const bits = value.significand.toString(2).length;
     return exactRange({ low: value.exponent, high: value.exponent + bits, bits });
   }
-  if (value.kind === "code") return exactRange({ low: 0, high: value.code.bits.width, bits: value.code.bits.width });
+  if (value.kind === "code") return unsignedRange(value.code.bits.width);
   if (value.kind === "element") {
     const { element } = value.field;
     if (element.kind === "int") {
@@ -68,13 +125,8 @@ function rangeOf(value: Value): Range | null {
     const top = 2 ** exponent - (special === "ieee" ? 2 : 1);
     return exactRange({ low: 1 - bias - mantissa, high: Math.max(top, 1) - bias + 1, bits: mantissa + 1 });
   }
-  const a = rangeOf(value.left);
-  const b = rangeOf(value.right);
-  if (a === null || b === null) return null;
-  if (value.operator === "*") return exactRange({ low: a.low + b.low, high: a.high + b.high, bits: a.bits + b.bits });
-  const low = Math.min(a.low, b.low);
-  const high = Math.max(a.high, b.high) + 1;
-  return exactRange({ low, high, bits: high - low });
+  const combine = value.operator === "*" ? times : plus;
+  return combine(rangeOf(value.left), rangeOf(value.right));
 }
 
 function exactRange(range: Range): Range | null {
@@ -161,14 +213,13 @@ function affineDecoder(type: Type, { codes, groupSize, zero, scale, offset }: Af
   const code = new Uint16Array(blockSize);
   const scales = new Float64Array(groups);
   const offsets = new Float64Array(groups);
-  const gatherCodes = gatherer(codes, blockSize);
   const readScales = termReader(scale, groups);
   const readOffsets = offset === null ? null : termReader(offset, groups);
   const { flip } = codes;
   return (bytes, blocks, out) => {
     for (let b = 0; b < blocks; b++) {
       const base = b * blockBytes;
-      gatherCodes(bytes, base, code);
+      gather(codes, bytes, base, code);
       readScales(bytes, base, scales);
       readOffsets?.(bytes, base, offsets);
       for (let g = 0; g < groups; g++) {
@@ -198,36 +249,23 @@ function termReader(term: GroupTerm, groups: number): (bytes: Uint8Array, base: 
   if (codes === null) return (bytes, base, into) => into.fill(common(bytes, base));
   const { flip, bias } = codes;
   const code = new Uint16Array(groups);
-  const gatherCodes = gatherer(codes, groups);
   return (bytes, base, into) => {
     const factor = common(bytes, base);
-    gatherCodes(bytes, base, code);
+    gather(codes, bytes, base, code);
     for (let g = 0; g < groups; g++) into[g] = factor * ((code[g]! ^ flip) - bias);
   };
 }
 
 /** Puts the bits of the runs of the block at `base` together; the flip is left to the reader. */
-function gatherer(codes: Codes, entries: number): (bytes: Uint8Array, base: number, into: Uint16Array) => void {
-  // A run stores where no run before it wrote, and adds its bits where all its entries were written;
-  // where some run finds both, every run adds, to zeros.
-  const written = new Uint8Array(entries);
-  const finds = codes.runs.map(({ first, count }) => {
-    const own = written.subarray(first, first + count);
-    const before = own.reduce((sum, one) => sum + one, 0);
-    own.fill(1);
-    return before;
-  });
-  const clear = finds.some((before, r) => before > 0 && before < codes.runs[r]!.count);
-  const steps = codes.runs.map((run, r) => ({ run, keep: clear || finds[r]! > 0 ? 0xffff : 0 }));
-  return (bytes, base, into) => {
-    if (clear) into.fill(0);
-    for (const { run, keep } of steps) gatherRun(run, keep, bytes, base, into);
-  };
+function gather({ runs }: Codes, bytes: Uint8Array, base: number, into: Uint16Array): void {
+  for (const run of runs) gatherRun(run, bytes, base, into);
 }
 
-function gatherRun(run: Run, keep: number, bytes: Uint8Array, base: number, into: Uint16Array): void {
+function gatherRun(run: Run, bytes: Uint8Array, base: number, into: Uint16Array): void {
   const { first, count, bit, step, shift } = run;
   const mask = (1 << run.width) - 1;
+  // The runs of shift 0 come first and fill every entry, so they store; the others add their bits.
+  const keep = shift === 0 ? 0 : 0xffff;
   if (step % 8 === 0) {
     const down = bit & 7;
     const stride = step >> 3;
@@ -257,7 +295,7 @@ function expressionDecoder(type: Type): Decoder {
   };
 }
 
-/** The value in doubles, which rangeOf has shown to be exact, operation by operation as declared. */
+/** The value in doubles, operation by operation as declared; operandsAreExact has shown that this is right. */
 function compile(value: Value, blockSize: number): Evaluate {
   const each = <T>(at: (i: number) => T): readonly T[] => Array.from({ length: blockSize }, (_, i) => at(i));
   if (value.kind === "constant") {

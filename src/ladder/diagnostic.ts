@@ -69,11 +69,12 @@ export function renderDiagnostic(diagnostic: Diagnostic, texts: ReadonlyMap<stri
 
 /**
  * `did you mean "..."?` for the candidate nearest to `name`, or null where none is near: at most one edit
- * (insertion, deletion, replacement, exchange of neighbours) for each three characters, and letter case is free.
+ * (insertion, deletion, replacement, exchange of neighbours) for each three characters, or one in a name of two;
+ * letter case is free.
  */
 export function didYouMean(name: string, candidates: Iterable<string>): string | null {
   let best: string | null = null;
-  let bestDistance = Math.max(1, Math.floor(name.length / 3)) + 1;
+  let bestDistance = (name.length === 2 ? 1 : Math.floor(name.length / 3)) + 1;
   for (const candidate of candidates) {
     const distance = editDistance(name.toLowerCase(), candidate.toLowerCase(), bestDistance);
     if (distance < bestDistance) [best, bestDistance] = [candidate, distance];

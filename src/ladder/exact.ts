@@ -56,7 +56,8 @@ export function add(a: Exact, b: Exact): Exact {
   const scaled = (x: typeof a): bigint =>
     (x.negative ? -x.significand : x.significand) << BigInt(x.exponent - exponent);
   const sum = scaled(a) + scaled(b);
-  if (sum === 0n) return finite(a.negative && b.negative && isZero(a) && isZero(b), 0n, 0);
+  // Two negative numbers with the sum 0 are both -0.
+  if (sum === 0n) return finite(a.negative && b.negative, 0n, 0);
   return exactNumber(sum, exponent);
 }
 

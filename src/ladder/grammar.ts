@@ -74,7 +74,8 @@ const CloseSquare = symbol("CloseSquare", "]");
 const OpenCurly = symbol("OpenCurly", "{");
 const CloseCurly = symbol("CloseCurly", "}");
 
-const KEYWORDS: readonly TokenType[] = [Import, Element, Block, Code, Value, If, Then, Else, Div, Mod];
+const OPENERS: readonly TokenType[] = [Import, Element, Block, Code, Value];
+const KEYWORDS: readonly TokenType[] = [...OPENERS, If, Then, Else, Div, Mod];
 // Order matters where one symbol begins another: the longer comes first.
 // prettier-ignore
 const TOKENS: TokenType[] = [
@@ -83,7 +84,7 @@ const TOKENS: TokenType[] = [
   Colon, Comma, Dot, At, OpenRound, CloseRound, OpenSquare, CloseSquare, OpenCurly, CloseCurly,
 ];
 
-// Where the error is, by the rule that found it; and what the rule's last token really stands for.
+// Where an error is, by the rule that found it; the rules of expressions say nothing of use.
 const PLACES: Readonly<Record<string, string>> = {
   import: " in this import",
   annotation: " in this annotation",
@@ -95,7 +96,9 @@ const PLACES: Readonly<Record<string, string>> = {
   value: " in this value",
 };
 const found = (token: IToken): string =>
-  token.tokenType === chevrotain.EOF ? "the end of the file" : `"${token.image}"`;
+  token.tokenType === chevrotain.EOF
+    ? "the end of the file"
+    : `"${token.image.length <= 64 ? token.image : `${token.image.slice(0, 20)}...`}"`;
 
 /** A limit was passed while parsing: the rest of the file is not read. */
 class TooLarge extends Error {
@@ -419,7 +422,7 @@ const lexer = new Lexer(TOKENS, { positionTracking: "onlyOffset", skipValidation
 const buildParser = (skipValidations: boolean): LadderParser => new LadderParser(skipValidations);
 const parser = buildParser(true);
 
-/** The AST of one file, or its syntax errors (the first of each line) in the order of the text. */
+/** The AST of one file, or its syntax errors in the order of the text, at most one a line. */
 export type ParseResult =
   | { readonly kind: "parsed"; readonly ast: Ast.FileAst }
   | { readonly kind: "rejected"; readonly diagnostics: readonly Diagnostic[] };
@@ -462,13 +465,18 @@ export function parse(file: string, text: string): ParseResult {
   for (const error of parser.errors) errors.push(atToken("syntax", error.message, error.token));
   if (ast !== null && errors.length === 0) return { kind: "parsed", ast };
 
-  // What recovery skips on the rest of a line is seldom a second mistake.
+  // An error on the line of another, or right behind it with no word between that begins something new, is seldom
+  // a second mistake: recovery may have gone on in the wrong place.
   errors.sort((a, b) => a.span.start - b.span.start);
-  const firstOfLine = errors.filter((error, i) => {
-    const before = errors[i - 1];
-    return before === undefined || error.code === "limit" || text.slice(before.span.start, error.span.start).includes("\n");
+  const apart = errors.filter((error, e) => {
+    const before = errors[e - 1];
+    if (before === undefined || error.code === "limit") return true;
+    const [from, to] = [before.span.start, error.span.start];
+    const between = lexed.tokens.filter(({ startOffset }) => startOffset >= from && startOffset < to);
+    const restarts = between.length >= 4 || between.some(({ tokenType }) => OPENERS.includes(tokenType));
+    return restarts && text.slice(from, to).includes("\n");
   });
-  return { kind: "rejected", diagnostics: firstOfLine };
+  return { kind: "rejected", diagnostics: apart };
 }
 
 /**

@@ -9,7 +9,7 @@ import type { FloatElement, Type, Value } from "./type.ts";
 /**
  * Bits of consecutive elements that lie at a constant stride. For j in [0, count), element `first + j` takes
  * `width` bits at bit position `bit + j * step` of the block (bit 0 = least significant bit of byte 0) and
- * puts them at bit `shift` of its code. One slice never crosses a byte.
+ * puts them at bit `shift` of its code. One slice never crosses a byte. `step` may be negative; it is 0 for a count of 1.
  */
 export interface Run {
   readonly first: number;
@@ -78,10 +78,10 @@ const MAX_CODE_BITS = 16;
 const MAX_PRODUCTS = 64;
 
 /**
- * The structure of a type, derived from its declaration: the codes with as few and as long runs as there are,
- * the largest group size, and the scale and offset of a group. Types outside the form of AffineStructure and
- * other than plain floats get `{kind: "none"}` with the reason. Equal to exact.ts for every block of bytes whose
- * float fields are finite (but for the sign of a zero).
+ * The structure of a type, derived from its declaration: the codes with as few and as long runs as there are, in
+ * ascending order of shift (those of shift 0 fill every element), the largest group size, and the scale and offset
+ * of a group. Types outside the form of AffineStructure and other than plain floats get `{kind: "none"}` with the
+ * reason. Equal to exact.ts for every block of bytes whose float fields are finite (but for the sign of a zero).
  */
 export function structureOf(type: Type): Structure {
   const atoms: Atom[] = [];
@@ -123,7 +123,7 @@ export function structureOf(type: Type): Structure {
 }
 
 /** f16, bf16 or f32 by the parameters of the element, or null: names mean nothing here. */
-export function formatOf({ exponent, mantissa, bias, special }: FloatElement): FloatField["format"] | null {
+function formatOf({ exponent, mantissa, bias, special }: FloatElement): FloatField["format"] | null {
   switch (`${exponent} ${mantissa} ${bias} ${special}`) {
     case "5 10 15 ieee":
       return "f16";
@@ -151,6 +151,8 @@ interface Stored {
   readonly name: string;
   /** bits[i]: positions in the block of its bits at i, the least significant first. */
   readonly bits: readonly (readonly number[])[];
+  /** All of `bits` as text, to compare by. */
+  readonly places: string;
   /** The largest divisor p of the block size such that every aligned group of p values reads the same bits. */
   readonly period: number;
 }
@@ -181,17 +183,16 @@ function expand(value: Value, type: Type, atoms: Atom[]): Polynomial | null {
   }
   if (value.kind === "code") {
     const { name, bits } = value.code;
-    const places = Array.from({ length: type.blockSize }, (_, i) => bitsAt(bits, indexAt(value.index, i)));
-    return intern({ kind: "int", name, bits: places, period: periodOf(places), flip: 0 }, 0, atoms);
+    const stored = storedAt(name, type, (i) => bitsAt(bits, indexAt(value.index, i)));
+    return intern({ ...stored, kind: "int", flip: 0 }, 0, atoms);
   }
   if (value.kind === "element") {
     const { field, index } = value;
     const { name, element } = field;
-    const places = Array.from({ length: type.blockSize }, (_, i) => elementBits(field, indexAt(index, i)));
-    const common = { name, bits: places, period: periodOf(places) };
+    const stored = storedAt(name, type, (i) => elementBits(field, indexAt(index, i)));
     return element.kind === "float"
-      ? intern({ ...common, kind: "float", element }, 0, atoms)
-      : intern({ ...common, kind: "int", flip: element.flip }, element.zero, atoms);
+      ? intern({ ...stored, kind: "float", element }, 0, atoms)
+      : intern({ ...stored, kind: "int", flip: element.flip }, element.zero, atoms);
   }
   if (value.kind === "negate") return expand(value.operand, type, atoms)?.map(minus) ?? null;
   const left = expand(value.left, type, atoms);
@@ -213,12 +214,15 @@ function times(a: Product, b: Product): Product {
   return { factor: multiply(a.factor, b.factor), atoms: [...a.atoms, ...b.atoms].toSorted((x, y) => x - y) };
 }
 
+function storedAt(name: string, type: Type, at: (i: number) => readonly number[]): Stored {
+  const bits = Array.from({ length: type.blockSize }, (_, i) => at(i));
+  return { name, bits, places: bits.map((positions) => positions.join()).join(";"), period: periodOf(bits) };
+}
+
 /** atom - zero, where an atom that reads the same bits in the same way as an earlier one is that one. */
 function intern(atom: Atom, zero: number, atoms: Atom[]): Polynomial {
-  const key = (a: Atom): string =>
-    `${a.kind} ${a.kind === "int" ? a.flip : ""} ${a.bits.map((b) => b.join()).join(";")}`;
-  const mine = key(atom);
-  let index = atoms.findIndex((other) => key(other) === mine);
+  const flipOf = (a: Atom): number | null => (a.kind === "int" ? a.flip : null);
+  let index = atoms.findIndex((other) => other.places === atom.places && flipOf(other) === flipOf(atom));
   if (index === -1) index = atoms.push(atom) - 1;
   return collect([
     { factor: exactNumber(1n), atoms: [index] },
@@ -334,13 +338,13 @@ function codesOf(atom: IntAtom, blockSize: number, groupSize: number): Codes | n
 function runsOf(entries: readonly (readonly number[])[], bits: number): readonly Run[] {
   const runs: Run[] = [];
   for (let shift = 0; shift < bits; shift++) {
-    for (let first = 0; first < entries.length;) {
-      const bit = entries[first]![shift]!;
-      const next = entries[first + 1]?.[shift];
-      const step = next === undefined ? 0 : next - bit;
-      let count = 1;
-      while (entries[first + count]?.[shift] === bit + count * step) count++;
-      const run = { first, count, bit, step: count === 1 ? 0 : step, width: 1, shift };
+    const places = entries.map((positions) => positions[shift]!);
+    for (let first = 0; first < places.length;) {
+      let count = strideLength(places, first);
+      // Any two places have a stride; leave the second to a run of three or more that it begins.
+      if (count === 2 && strideLength(places, first + 1) > 2) count = 1;
+      const bit = places[first]!;
+      const run = { first, count, bit, step: count === 1 ? 0 : places[first + 1]! - bit, width: 1, shift };
       const below = runs.findIndex((r) => continues(r, run));
       if (below === -1) runs.push(run);
       else runs[below] = { ...runs[below]!, width: runs[below]!.width + 1 };
@@ -348,6 +352,14 @@ function runsOf(entries: readonly (readonly number[])[], bits: number): readonly
     }
   }
   return runs;
+}
+
+/** How many places from `first` on have one stride. */
+function strideLength(places: readonly number[], first: number): number {
+  const step = (places[first + 1] ?? 0) - places[first]!;
+  let count = 1;
+  while (places[first + count] === places[first + count - 1]! + step) count++;
+  return count;
 }
 
 /** Whether `run` is the next bit up of the same slices as `below`, and no slice would cross a byte. */

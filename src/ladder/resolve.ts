@@ -157,11 +157,12 @@ function resolveIds(declaration: Ast.Declaration, taken: Map<string, string>, re
     const id = readInteger(value, 0, 2 ** 31 - 1, `the id in @${shortName(name.text)}`, report);
     if (id === null) continue;
     if (ids.has(name.text)) {
-      report("duplicate-name", name.span, `@${name.text} is given twice`);
+      report("duplicate-name", name.span, `@${shortName(name.text)} is given twice`);
       continue;
     }
     const owner = taken.get(`${name.text} ${id}`);
-    if (owner !== undefined) report("duplicate-name", value.span, `@${name.text}(${id}) already belongs to ${owner}`);
+    if (owner !== undefined)
+      report("duplicate-name", value.span, `@${shortName(name.text)}(${id}) already belongs to ${owner}`);
     else taken.set(`${name.text} ${id}`, declaration.name.text);
     ids.set(name.text, id);
   }

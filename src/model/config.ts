@@ -94,7 +94,8 @@ function readRotary(
     throw new ModelError(metadata.file, key(name), value, allowed);
   };
   const dims = metadata.integer(key("rope.dimension_count"), headDim);
-  if (dims < 2 || dims > headDim || dims % 2 !== 0) fail("rope.dimension_count", dims, `an even number from 2 to ${headDim}`);
+  if (dims < 2 || dims > headDim || dims % 2 !== 0)
+    fail("rope.dimension_count", dims, `an even number from 2 to ${headDim}`);
   const base = metadata.number(key("rope.freq_base"), 10_000);
   if (!(base > 1 && Number.isFinite(base))) fail("rope.freq_base", base, "more than 1");
 
@@ -108,12 +109,16 @@ function readRotary(
     case "linear":
       return { pairing, frequencies: exact.map((f) => f / factor), magnitude: 1 };
     case "yarn": {
-      const trained = metadata.integer(key("rope.scaling.original_context_length"), metadata.integer(key("context_length")));
+      const trained = metadata.integer(
+        key("rope.scaling.original_context_length"),
+        metadata.integer(key("context_length")),
+      );
       if (trained < 1) fail("rope.scaling.original_context_length", trained, "1 or more");
       const magnitude = metadata.number(key("rope.scaling.attn_factor"), 1);
       const fast = metadata.number(key("rope.scaling.yarn_beta_fast"), 32);
       const slow = metadata.number(key("rope.scaling.yarn_beta_slow"), 1);
-      const turning = (turns: number): number => (dims * Math.log(trained / (turns * 2 * Math.PI))) / (2 * Math.log(base));
+      const turning = (turns: number): number =>
+        (dims * Math.log(trained / (turns * 2 * Math.PI))) / (2 * Math.log(base));
       const low = Math.max(0, Math.floor(turning(fast)));
       const high = Math.min(dims - 1, Math.ceil(turning(slow)));
       // Pairs that turn fast keep their frequency, slow ones are interpolated, those between are mixed.

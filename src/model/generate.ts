@@ -3,6 +3,7 @@
 // cut it. Not here: how a token is chosen (sampler.ts), chat templates (template.ts), what is printed (app/).
 
 import type { Session } from "../backend.ts";
+import { unlessAborted } from "./interrupt.ts";
 import { makeSampler, type Sampling } from "./sampler.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -72,70 +73,103 @@ export async function* generate(
   const gate = makeGate(options.stop);
   const tokens: number[] = [];
   const startMs = performance.now();
-  let prefillMs: number | null = null;
   let firstTokenAtMs: number | null = null;
   let lastTokenAtMs = 0;
 
   const step = async (pos: number, input: Int32Array, last: boolean): Promise<Float32Array | "aborted"> => {
+    if (signal?.aborted) return "aborted";
     const work = session.step([{ slot, pos, tokens: input, logits: last ? "last" : "none" }]);
-    const result = await (signal === undefined ? work : unlessAborted(work, signal));
+    const result = await unlessAborted(work, signal);
     return result === "aborted" ? result : (result[0] ?? new Float32Array(0));
   };
-  const end = (reason: StopReason, isContextFull: boolean = false): GenerateEvent => ({
-    kind: "end",
-    reason,
-    isContextFull,
-    tokens: Int32Array.from(tokens),
-    promptTokens: prompt.length,
-    prefillTps: prefillMs === null ? null : (1000 * prompt.length) / prefillMs,
-    decodeTps: tokens.length < 2 ? null : (1000 * (tokens.length - 1)) / (lastTokenAtMs - (firstTokenAtMs ?? 0)),
-    firstTokenAtMs,
-  });
 
   let logits: Float32Array | "aborted" = new Float32Array(0);
-  for (let at = 0; at < prompt.length; at += PREFILL_STEP) {
-    const stop = Math.min(at + PREFILL_STEP, prompt.length);
-    logits = await step(at, prompt.subarray(at, stop), stop === prompt.length);
-    if (logits === "aborted") return yield end("aborted");
-    yield { kind: "prefill", done: stop, total: prompt.length };
+  for (let at = 0; at < prompt.length && logits !== "aborted"; at += PREFILL_STEP) {
+    const until = Math.min(at + PREFILL_STEP, prompt.length);
+    logits = await step(at, prompt.subarray(at, until), until === prompt.length);
+    if (logits !== "aborted") yield { kind: "prefill", done: until, total: prompt.length };
   }
-  prefillMs = performance.now() - startMs;
+  const prefillMs = performance.now() - startMs;
+  const prefillTps = logits === "aborted" ? null : (1000 * prompt.length) / prefillMs;
 
-  const finished = function* (reason: StopReason, isContextFull: boolean = false): Generator<GenerateEvent> {
-    const { shown, isStopped } = gate.push(text.end());
-    const rest = isStopped ? shown : shown + gate.end();
-    if (rest !== "") yield { kind: "text", text: rest };
-    yield end(isStopped && reason !== "aborted" ? "stop" : reason, isContextFull && !isStopped);
-  };
-  while (tokens.length < maxTokens) {
+  let reason: StopReason = "length";
+  let isContextFull = false;
+  while (logits !== "aborted" && tokens.length < maxTokens) {
     const token = sampler.draw(logits);
-    if (tokenizer.ends.has(token)) return yield* finished("end");
+    if (tokenizer.ends.has(token)) {
+      reason = "end";
+      break;
+    }
     sampler.accept(token);
     tokens.push(token);
     lastTokenAtMs = performance.now();
     firstTokenAtMs ??= lastTokenAtMs;
     const { shown, isStopped } = gate.push(text.push(token));
     if (shown !== "") yield { kind: "text", text: shown };
-    if (isStopped) return yield end("stop");
+    if (isStopped) {
+      reason = "stop";
+      break;
+    }
     if (tokens.length === maxTokens) break;
     const pos = prompt.length + tokens.length - 1;
-    if (pos === context) return yield* finished("length", true);
+    if (pos === context) {
+      isContextFull = true;
+      break;
+    }
     logits = await step(pos, Int32Array.of(token), true);
-    if (logits === "aborted") return yield* finished("aborted");
   }
-  yield* finished("length");
+  if (logits === "aborted") reason = "aborted";
+  if (reason !== "stop") {
+    // What was held back: a character that is not complete, a stop string that did not come.
+    const { shown, isStopped } = gate.push(text.end());
+    const rest = isStopped ? shown : shown + gate.end();
+    if (rest !== "") yield { kind: "text", text: rest };
+    if (isStopped) reason = "stop";
+  }
+  yield {
+    kind: "end",
+    reason,
+    isContextFull: isContextFull && reason === "length",
+    tokens: Int32Array.from(tokens),
+    promptTokens: prompt.length,
+    prefillTps,
+    decodeTps: tokens.length < 2 ? null : (1000 * (tokens.length - 1)) / (lastTokenAtMs - (firstTokenAtMs ?? 0)),
+    firstTokenAtMs,
+  };
 }
 
-/** The work's result, or "aborted" as soon as the signal says so; what the work does later is ignored. */
-async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T | "aborted"> {
-  const { promise: aborted, resolve } = withResolver<"aborted">();
-  const abort = (): void => resolve("aborted");
-  if (signal.aborted) abort();
-  signal.addEventListener("abort", abort);
-  try {
-    return await Promise.race([aborted, work]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-    work.catch(() => undefined);
-  }
+/** Lets text through, but for what is or may become a stop string. */
+interface Gate {
+  /** What can be shown now; after `isStopped` nothing more is to come. */
+  push(text: string): { readonly shown: string; readonly isStopped: boolean };
+  /** What was held back, once no more text comes. */
+  end(): string;
+}
+
+/** Of several stop strings the one that is complete first counts, so that the cuts between tokens do not matter. */
+function makeGate(stops: readonly string[]): Gate {
+  if (stops.includes("")) throw new RangeError("a stop string is empty; it needs at least one character");
+  const longestFirst = stops.toSorted((a, b) => b.length - a.length);
+  let held = "";
+  return {
+    push(text) {
+      const pending = held + text;
+      for (let end = held.length + 1; end <= pending.length; end++) {
+        const stop = longestFirst.find((s) => pending.endsWith(s, end));
+        if (stop !== undefined) {
+          held = "";
+          return { shown: pending.slice(0, end - stop.length), isStopped: true };
+        }
+      }
+      let from = Math.max(0, pending.length - (longestFirst[0]?.length ?? 1) + 1);
+      while (!stops.some((s) => s.startsWith(pending.slice(from))) && from < pending.length) from++;
+      held = pending.slice(from);
+      return { shown: pending.slice(0, from), isStopped: false };
+    },
+    end() {
+      const rest = held;
+      held = "";
+      return rest;
+    },
+  };
 }

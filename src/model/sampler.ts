@@ -58,9 +58,9 @@ export function makeSampler(sampling: Sampling): Sampler {
       let rest = random();
       let last = 0;
       for (let i = 0; i < tokens.length; i++) {
-        const probability = probabilities[i] as number;
+        const probability = probabilities[i]!;
         if (probability === 0) continue;
-        last = tokens[i] as number;
+        last = tokens[i]!;
         rest -= probability;
         if (rest < 0) break;
       }
@@ -79,15 +79,15 @@ export function chooseFrom(logits: Float32Array, sampling: Sampling, recent: rea
   const scores = penalized(logits, sampling, recent);
   const tokens = filtered(scores, sampling);
   let top = -Infinity;
-  for (let i = 0; i < tokens.length; i++) top = Math.max(top, scores[tokens[i] as number] as number);
+  for (let i = 0; i < tokens.length; i++) top = Math.max(top, scores[tokens[i]!]!);
   const probabilities = new Float64Array(tokens.length);
   let sum = 0;
   for (let i = 0; i < tokens.length; i++) {
-    const weight = Math.exp(((scores[tokens[i] as number] as number) - top) / temperature);
+    const weight = Math.exp((scores[tokens[i]!]! - top) / temperature);
     probabilities[i] = weight;
     sum += weight;
   }
-  for (let i = 0; i < tokens.length; i++) probabilities[i] = (probabilities[i] as number) / sum;
+  for (let i = 0; i < tokens.length; i++) probabilities[i] = probabilities[i]! / sum;
   return { tokens, probabilities };
 }
 
@@ -107,7 +107,7 @@ function largest(logits: Float32Array): number {
   let token = 0;
   let top = -Infinity;
   for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i] as number;
+    const logit = logits[i]!;
     if (logit > top) {
       top = logit;
       token = i;
@@ -125,9 +125,9 @@ function damaged(token: number, logit: number): never {
 
 /** What the filters leave, in ascending order. */
 function filtered(logits: Float32Array, { topK, topP, minP }: Sampling): Int32Array {
-  const top = logits[largest(logits)] as number;
+  const top = logits[largest(logits)]!;
   const limit = topK === 0 ? logits.length : Math.min(topK, logits.length);
-  const massOf = (token: number): number => Math.exp((logits[token] as number) - top);
+  const massOf = (token: number): number => Math.exp(logits[token]! - top);
   const lowest = minP === 0 ? -Infinity : top + Math.log(minP);
   if (limit === logits.length && topP === 1) return above(logits, lowest);
 
@@ -139,22 +139,22 @@ function filtered(logits: Float32Array, { topK, topP, minP }: Sampling): Int32Ar
   const mass = isCut ? ranked.reduce((sum, token) => sum + massOf(token), 0) : total;
   let count = ranked.length;
   if (topP < 1) {
-    let sum = massOf(ranked[0] as number);
-    for (count = 1; count < ranked.length && sum < topP * mass; count++) sum += massOf(ranked[count] as number);
+    let sum = massOf(ranked[0]!);
+    for (count = 1; count < ranked.length && sum < topP * mass; count++) sum += massOf(ranked[count]!);
   }
   return ranked
     .subarray(0, count)
-    .filter((token) => (logits[token] as number) >= lowest)
-    .sort();
+    .filter((token) => logits[token]! >= lowest)
+    .toSorted();
 }
 
 /** The number of tokens in each class, or the sum of their exp(logit - top). */
 function classSums(logits: Float32Array, top: number, of: "tokens" | "mass"): Float64Array {
   const sums = new Float64Array(CLASSES);
   for (let i = 0; i < logits.length; i++) {
-    const below = top - (logits[i] as number);
+    const below = top - logits[i]!;
     const at = below * CLASSES_PER_NAT < CLASSES ? (below * CLASSES_PER_NAT) | 0 : CLASSES - 1;
-    sums[at] = (sums[at] as number) + (of === "mass" ? Math.exp(-below) : 1);
+    sums[at] = sums[at]! + (of === "mass" ? Math.exp(-below) : 1);
   }
   return sums;
 }
@@ -162,7 +162,7 @@ function classSums(logits: Float32Array, top: number, of: "tokens" | "mass"): Fl
 /** A logit that is lower than all those whose classes, from the first on, add up to `goal`. */
 function floorOf(sums: Float64Array, goal: number, top: number): number {
   let last = 0;
-  for (let sum = sums[0] as number; sum < goal && last < CLASSES - 1;) sum += sums[++last] as number;
+  for (let sum = sums[0]!; sum < goal && last < CLASSES - 1;) sum += sums[++last]!;
   // One class more than needed, for what rounding puts on the other side of a border.
   return last >= CLASSES - 2 ? -Infinity : top - (last + 2) / CLASSES_PER_NAT;
 }
@@ -171,13 +171,13 @@ function floorOf(sums: Float64Array, goal: number, top: number): number {
 function above(logits: Float32Array, lowest: number): Int32Array {
   const tokens = new Int32Array(logits.length);
   let count = 0;
-  for (let i = 0; i < logits.length; i++) if ((logits[i] as number) >= lowest) tokens[count++] = i;
+  for (let i = 0; i < logits.length; i++) if (logits[i]! >= lowest) tokens[count++] = i;
   return tokens.subarray(0, count);
 }
 
 /** The same from the largest logit down, equal ones by id. */
 function rankedAbove(logits: Float32Array, lowest: number): Int32Array {
-  return above(logits, lowest).sort((a, b) => (logits[b] as number) - (logits[a] as number) || a - b);
+  return above(logits, lowest).toSorted((a, b) => logits[b]! - logits[a]! || a - b);
 }
 
 /**
@@ -196,7 +196,6 @@ function generator(seed: bigint): () => number {
   };
   let [a, b] = split();
   let [c, d] = split();
-  const rotated = (x: number, by: number): number => (x << by) | (x >>> (32 - by));
   const next = (): number => {
     const result = (rotated((a + d) | 0, 7) + a) >>> 0;
     const shifted = b << 9;
@@ -209,4 +208,8 @@ function generator(seed: bigint): () => number {
     return result;
   };
   return () => ((next() >>> 5) * 2 ** 26 + (next() >>> 6)) / 2 ** 53;
+}
+
+function rotated(x: number, by: number): number {
+  return (x << by) | (x >>> (32 - by));
 }

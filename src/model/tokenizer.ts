@@ -28,10 +28,15 @@ export interface Tokenizer {
    * Token ids of `text`. Lone surrogates count as U+FFFD. Differs from llama.cpp in two ways, both harmless: a word of
    * more than 32,768 characters is merged in parts, and text never becomes a control token by merging.
    * @param options.special whether control tokens that stand in the text (`<|im_end|>`) are taken as such. Text that
-   * a user wrote must be encoded without.
+   * a user wrote must be encoded without, or be shielded.
    * @param options.bos whether `bos` is put in front; as the file says where it is not given
    */
   encode(text: string, options: { readonly special: boolean; readonly bos?: boolean }): Int32Array;
+  /**
+   * A form of `text` in which no control token is recognised, wherever it is put into other text, by
+   * `encode(..., { special: true })`, which takes the marks out again: for a user's text inside a template's.
+   */
+  shield(text: string): string;
   /** Text of a whole sequence, without its control tokens unless `special`. Throws RangeError for an id outside. */
   decode(tokens: ArrayLike<number>, options?: { readonly special: boolean }): string;
   /** Text of a sequence as it grows, after a prompt. */
@@ -40,6 +45,9 @@ export interface Tokenizer {
 
 /** `tokenizer.ggml.token_type`, from the GGUF specification. */
 const KIND = { normal: 1, unknown: 2, control: 3, user: 4, unused: 5, byte: 6 } as const;
+
+/** What `shield` puts into control tokens: a noncharacter, which Unicode sets apart for use inside programs. */
+const SHIELD = "\ufdd0";
 
 /** Longest piece of text that is handed to the library at once, in UTF-16 units: bounds its memory. */
 const SECTION = 32_768;
@@ -430,6 +438,31 @@ function* sections(text: string): Generator<string> {
   if (begin < text.length) yield text.slice(begin);
 }
 
+/**
+ * Breaks every control token in `text`, and a beginning of one at its end (also where that end is trimmed), which the
+ * text that follows could complete.
+ */
+function shielded(text: string, find: RegExp | null, hidden: readonly string[]): string {
+  const broken = (token: string): string => {
+    const first = String.fromCodePoint(token.codePointAt(0) ?? 0);
+    return first + SHIELD + token.slice(first.length);
+  };
+  let result = text.replaceAll(SHIELD, "\ufffd");
+  if (find === null) return result;
+  // Again, for a token that held another one.
+  while (result.search(find) !== -1) result = result.replaceAll(find, broken);
+  // Names such as a role are compared by templates, and are whole.
+  if (/^[\w-]*$/.test(result)) return result;
+  const end = result.trimEnd().length;
+  for (const token of hidden) {
+    for (let length = Math.min(token.length - 1, end); length > 0; length--) {
+      if (!result.startsWith(token.slice(0, length), end - length)) continue;
+      return result.slice(0, end - length) + broken(result.slice(end - length));
+    }
+  }
+  return result;
+}
+
 /** An expression that finds the given tokens in a text, longer ones first; null for none. */
 function finder(texts: readonly string[]): RegExp | null {
   if (texts.length === 0) return null;
@@ -444,6 +477,8 @@ function makeTokenizer(vocabulary: Vocabulary, scheme: Scheme): Tokenizer {
   const isHidden = (id: number): boolean => kinds[id] === KIND.control || kinds[id] === KIND.unknown;
   const findSpecial = finder([...whole.keys()]);
   const findUser = finder([...whole].filter(([, id]) => !isHidden(id)).map(([text]) => text));
+  const hidden = [...whole].filter(([, id]) => isHidden(id)).map(([text]) => text);
+  const findHidden = finder(hidden);
   const bos = tokenId(vocabulary, "tokenizer.ggml.bos_token_id");
   const addBos = metadata.boolean("tokenizer.ggml.add_bos_token", scheme.addBos) && bos !== null;
 
@@ -477,7 +512,8 @@ function makeTokenizer(vocabulary: Vocabulary, scheme: Scheme): Tokenizer {
       let isAfterSpecial = true;
       const plain = (end: number): void => {
         if (end <= at) return;
-        scheme.encode(wellFormed.slice(at, end), isAfterSpecial, out);
+        const part = wellFormed.slice(at, end);
+        scheme.encode(options.special ? part.replaceAll(SHIELD, "") : part, isAfterSpecial, out);
         isAfterSpecial = false;
       };
       const find = options.special ? findSpecial : findUser;
@@ -490,6 +526,7 @@ function makeTokenizer(vocabulary: Vocabulary, scheme: Scheme): Tokenizer {
       plain(wellFormed.length);
       return Int32Array.from(out);
     },
+    shield: (text) => shielded(text, findHidden, hidden),
     decode(tokens, options) {
       const parts = stream(options);
       let text = "";

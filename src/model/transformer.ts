@@ -116,7 +116,12 @@ export function planModel(gguf: Gguf, config: Config, vocabulary: number, option
 
   for (const name of gguf.tensors.keys())
     if (!weights.has(name) && !UNUSED.test(name))
-      throw new ModelError(file, "tensor", quoted(name), `a ${config.architecture} model of ${blocks} blocks has no such tensor`);
+      throw new ModelError(
+        file,
+        "tensor",
+        quoted(name),
+        `a ${config.architecture} model of ${blocks} blocks has no such tensor`,
+      );
   const cache = { layers: blocks, width: kvHeads * headDim, ...options };
   return makePlan({ values, ops, weights, logits, cache });
 }

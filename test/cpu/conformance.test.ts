@@ -24,6 +24,7 @@ import {
 } from "../small-plan.ts";
 
 const SEED = 20_261_123;
+const ACTIVATION_GROUP = 16; // values that share one int8 scale
 const EPSILON = 2 ** -24; // half a unit in the last place of f32
 
 const addon = loadAddon();
@@ -79,7 +80,7 @@ interface GemmCase {
 
 /** One Gemm of a random shape: input 0, what is added 1, then the output. */
 function gemmCase(type: Type, epilogue: "store" | "add" | "silu-mul", withNorm: boolean, withBias: boolean, random: Random): GemmCase {
-  const step = Math.max(type.blockSize, structureOf(type).kind === "float" ? 1 : 32);
+  const step = Math.max(type.blockSize, structureOf(type).kind === "float" ? 1 : ACTIVATION_GROUP);
   const n = random.integer(1, 100);
   const k = step * random.integer(1, Math.max(2, Math.floor(600 / step)));
   const tokens = random.integer(1, 19);
@@ -118,10 +119,10 @@ function productBound(row: Float64Array, x: Float64Array, quantised: boolean): P
   let size = 0;
   let largestWeight = 0;
   for (const w of row) largestWeight = Math.max(largestWeight, Math.abs(w));
-  for (let g = 0; g < k; g += 32) {
+  for (let g = 0; g < k; g += ACTIVATION_GROUP) {
     let largest = 0;
     let weights = 0;
-    for (let i = g; i < Math.min(g + 32, k); i++) {
+    for (let i = g; i < Math.min(g + ACTIVATION_GROUP, k); i++) {
       largest = Math.max(largest, Math.abs(x[i] as number));
       weights += Math.abs(row[i] as number);
       size += Math.abs(x[i] as number);

@@ -1,6 +1,6 @@
 // decode is exactValue rounded to a double, for every type and all bytes: signs of zeros, infinities and NaN included.
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { decode } from "../../src/ladder/codec.ts";
@@ -41,6 +41,25 @@ test.each(["F32", "F16", "BF16", "U8", "I8"])("%s: every code of 16 bits decodes
     return !Object.is(value, toNumber(exactValue(type, block, 0)));
   });
   expect(differ).toBe(-1);
+});
+
+test("constants down to the smallest double decode as defined", () => {
+  // 39 factors of 2^-27, and then the last that a double still holds.
+  const factors = Array.from({ length: 39 }, () => "0.000000007450580596923828125").join(" * ");
+  const text = `import "int.ladder"\nblock Tiny[2] { q : I8[2] value[i] = ${factors} * 0.000000476837158203125 * q[i] }`;
+  const out = new Float64Array(2);
+  decode(typeNamed(programWith(text), "Tiny"), Uint8Array.of(3, 0x80), out);
+  expect([...out]).toEqual([3 * 2 ** -1074, -128 * 2 ** -1074]);
+});
+
+test("a product that would round before the sum is not taken the fast way", () => {
+  const type = typeNamed(programWith(oddTypes), "WideProduct");
+  const words = new DataView(new ArrayBuffer(13));
+  for (const [k, x] of [1 + 2 ** -23, 1 + 2 ** -23, -255].entries()) words.setFloat32(4 * k, x, true);
+  words.setUint8(12, 255);
+  const out = new Float64Array(1);
+  decode(type, new Uint8Array(words.buffer), out);
+  expect(out[0]).toBe(255 * (2 ** -22 + 2 ** -46));
 });
 
 test("no blocks decode to no values", () => {

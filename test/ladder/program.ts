@@ -1,7 +1,7 @@
 // What the Ladder tests share: the built-in texts, a resolver that insists, and random blocks with corner values.
 
 import { readdirSync, readFileSync } from "node:fs";
-import fc from "fast-check";
+import * as fc from "fast-check";
 
 import { renderDiagnostic } from "../../src/ladder/diagnostic.ts";
 import { resolveProgram } from "../../src/ladder/resolve.ts";
@@ -62,7 +62,7 @@ element U3 = int(bits: 3, coding: unsigned)
 element Z3 = int(bits: 3, coding: offset, zero: 3)
 element S5 = int(bits: 5, coding: twos)
 element U12 = int(bits: 12, coding: unsigned)
-element U20 = int(bits: 20, coding: unsigned)
+element S32 = int(bits: 32, coding: twos)
 element E4M3 = float(exponent: 4, mantissa: 3, bias: 7, special: fn)
 
 // A 3-bit code in two fields, groups of 8, a signed scale plus one, the float field last.
@@ -85,7 +85,7 @@ block Twos5[8] {
   d : F16
   value[i] = (q[i] + 3) * d
 }
-// The high nibble first, and a run that is written before the others start.
+// The high nibble first.
 block HighFirst[8] {
   qs : U8[4]
   m  : F16
@@ -101,6 +101,13 @@ block Mixed[16] {
   code q[i < 16] = if i < 8 then h.bits(i +: 1) ++ qs[i].bits(0 +: 4)
                    else qs[i - 8].bits(0 +: 1) ++ qs[i - 8].bits(4 +: 4)
   value[i] = d * q[i]
+}
+// div and mod round down: -1 mod 4 is 3, and -1 div 2 is -1.
+block Rotated[4] {
+  q : U8[4]
+  s : I8[2]
+  d : F16
+  value[i] = d * s[1 + (i - 2) div 2] * q[(i - 1) mod 4]
 }
 block HalfZero[2] {
   q : U8[2]
@@ -126,6 +133,13 @@ block SameField[4] {
   s : U8
   value[i] = d * q[i] + d * (s - 4)
 }
+// No zero serves both products of the slope, so the rest is an offset.
+block SharedScale[4] {
+  q : U8[4]
+  d : F16
+  s : U8
+  value[i] = d * (s - 1) * q[i] - 2 * d * s
+}
 block Unscaled[4] {
   q : U12[4]
   value[i] = q[i]
@@ -143,6 +157,21 @@ block FarApart[2] {
   m : F32
   q : U8[2]
   value[i] = d * q[i] + m
+}
+block WideProduct[1] {
+  a : F32
+  b : F32
+  m : F32
+  q : U8
+  value[i] = a * b * q + m
+}
+// The scale alone has 56 significant bits, though the declared order never rounds before its last product.
+block WideScale[2] {
+  a : F32
+  b : F32
+  s : U8
+  q : U8[2]
+  value[i] = a * (b * s * q[i])
 }
 block SmallFloatScale[4] {
   d : E4M3
@@ -182,7 +211,7 @@ block SumOffset[4] {
   value[i] = d * q[i] + m + m * m
 }
 block TooWide[2] {
-  q : U20[2]
+  q : S32[2]
   value[i] = q[i]
 }
 block Constant[2] {

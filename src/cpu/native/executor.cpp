@@ -149,7 +149,7 @@ size_t Executor::carve(uint8_t* base) {
   at_.normed = carver.take<float>(kRows * widest);
   at_.codes = carver.take<int8_t>(kRows * widest);
   at_.scales = carver.take<float>(kRows * (widest / kActGroup));
-  at_.sums16 = carver.take<int32_t>(kRows * (widest / 16));
+  at_.sums = carver.take<int32_t>(kRows * (widest / kActGroup));
   for (uint32_t worker = 0; worker < pool_.threads(); worker++) {
     at_.scores.push_back(carver.take<float>(plan_.context));
     at_.queries.push_back(carver.take<float>(headDim));
@@ -215,7 +215,7 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, uint32_t worke
     if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
     if (packed)
       kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + size_t(r) * (k / kActGroup),
-                        at_.sums16 + size_t(r) * (k / 16));
+                        at_.sums + size_t(r) * (k / kActGroup));
   }
 }
 
@@ -223,7 +223,7 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, uint32_t worke
 void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
   const uint8_t* data = m.data + tile * m.tileBytes();
   if (m.packed) {
-    const Activations all{at_.codes, at_.scales, at_.sums16, m.k};
+    const Activations all{at_.codes, at_.scales, at_.sums, m.k};
     kernels_.packedTile(m, data, all.from(first), count, out);
   } else {
     kernels_.floatTile(m, data, std::min(kTileRows, m.n - tile * kTileRows), input + size_t(first) * m.k, count, out);

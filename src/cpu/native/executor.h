@@ -130,8 +130,8 @@ class Executor {
     std::vector<float*> cosines, sines;    // (kRows, pairs) of each rope table
     float* normed;                         // (kRows, widest input) after the norm
     int8_t* codes;                         // the same as int8
-    float* scales;                         // (kRows, widest / 32)
-    int32_t* sums16;                       // (kRows, widest / 16)
+    float* scales;                         // (kRows, widest / 16)
+    int32_t* sums;                         // (kRows, widest / 16)
     std::vector<float*> scores, queries;   // of each worker: (context), (headDim)
   } at_;
   Memory scratch_;

@@ -11,15 +11,16 @@ namespace lutra {
 
 constexpr uint32_t kMaxTokens = 8;  // tokens of one kernel call
 
-/// Activations of some tokens as int8 codes: x ~ scale[k / 32] * code. Rows of k codes.
+/// Activations of some tokens as int8 codes: x ~ scale[k / 16] * code.
 struct Activations {
-  const int8_t* codes;    // (t, k)
-  const float* scales;    // (t, k / 32)
-  const int32_t* sums16;  // (t, k / 16), sums of 16 codes
+  const int8_t* codes;   // (t, k)
+  const float* scales;   // (t, k / 16)
+  const int32_t* sums;   // (t, k / 16), sums of the codes of a group
   uint32_t k;
 
   Activations from(uint32_t token) const {
-    return {codes + size_t(token) * k, scales + size_t(token) * (k / 32), sums16 + size_t(token) * (k / 16), k};
+    const size_t groups = size_t(token) * (k / kActGroup);
+    return {codes + size_t(token) * k, scales + groups, sums + groups, k};
   }
 };
 
@@ -37,9 +38,9 @@ struct Kernels {
   void (*packedTile)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
   /// out(t, 32): the products of `rows` <= 32 plain float rows with `tokens` <= 8 rows of k floats.
   void (*floatTile)(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out);
-  /// One row of k values, k a multiple of 32: codes = round(x / scale), scale = max|x| / 127 of each 32.
+  /// One row of k values, k a multiple of 16: codes = round(x / scale), scale = max|x| / 127 of each group.
   /// A group with a NaN or an infinity gets a NaN scale, so that it shows in every product.
-  void (*quantize)(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums16);
+  void (*quantize)(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums);
   /// out = x * weight / sqrt(mean(x^2) + eps)
   void (*rmsNorm)(const float* x, const float* weight, float eps, uint32_t n, float* out);
   /// out = gate / (1 + exp(-gate)) * up

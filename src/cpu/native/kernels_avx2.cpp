@@ -1,5 +1,6 @@
-// AVX2 + FMA + F16C. Integer products by maddubs: codes of at most 4 bits are summed in 16 bits for 32 values of k
-// (15 * 127 * 2 * 8 < 2^15); 8-bit codes as |code - 128| times the activation with its sign, widened at each step.
+// AVX2 + FMA + F16C. Integer products by maddubs: codes of at most 4 bits are summed in 16 bits for a whole group of
+// activations (15 * 127 * 2 * 4 < 2^15); 8-bit codes as |code - 128| times the activation with its sign, widened at
+// each step.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -57,13 +58,13 @@ AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* p, uint32_t part) {
                       : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + part * 8);
 }
 
-/// One quarter of a tile (8 rows) by NT tokens. PART is 16 or 32: the values that share all scales.
-template <int BITS, int PART, int NT>
-AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part8, const Activations& x, float* out) {
-  constexpr int span = 32 / BITS;
+/// One quarter of a tile (8 rows) by NT tokens.
+template <int BITS, int NT>
+AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part, const Activations& x, float* out) {
+  constexpr uint32_t span = 32 / BITS;
   const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
-  const uint32_t subs = m.group / PART;
   const int32_t zero = BITS == 8 ? m.zero - 128 : m.zero;
+  const size_t groups = x.k / kActGroup;
   __m256 sum[NT];
   for (int t = 0; t < NT; t++) sum[t] = _mm256_setzero_ps();
   const uint8_t* group = tile;
@@ -71,16 +72,15 @@ AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part8, const Ac
     __m256 products[NT];
     float total[NT];
     for (int t = 0; t < NT; t++) products[t] = _mm256_setzero_ps(), total[t] = 0;
-    for (uint32_t s = 0; s < subs; s++) {
-      const uint32_t k = k0 + s * PART;
+    for (uint32_t p = 0; p < m.group; p += kActGroup) {
       __m256i acc[NT];
       for (int t = 0; t < NT; t++) acc[t] = _mm256_setzero_si256();
-      for (int i = 0; i < PART; i += span) {
-        const uint8_t* at = group + (s * PART + i) / span * (kTileRows * 4) + part8 * 32;
+      for (uint32_t i = p; i < p + kActGroup; i += span) {
+        const uint8_t* at = group + i / span * (kTileRows * 4) + part * 32;
         const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
         _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
         for (int c = 0; c < 8 / BITS; c++) {
-          const int8_t* from = x.codes + k + i + 4 * c;
+          const int8_t* from = x.codes + k0 + i + 4 * c;
           if constexpr (BITS == 8) {
             const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
             const __m256i magnitude = _mm256_abs_epi8(centred);
@@ -99,43 +99,38 @@ AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part8, const Ac
         }
       }
       for (int t = 0; t < NT; t++) {
-        const int32_t* sums = x.sums16 + (size_t(t) * x.k + k) / 16;
-        const int32_t codeSum = PART == 16 ? sums[0] : sums[0] + sums[1];
-        const float scale = x.scales[(size_t(t) * x.k + k) / kActGroup];
+        const size_t g = t * groups + (k0 + p) / kActGroup;
         const __m256i wide = BITS == 8 ? acc[t] : _mm256_madd_epi16(acc[t], ones);
-        const __m256i exact = _mm256_sub_epi32(wide, _mm256_set1_epi32(zero * codeSum));
-        products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(scale), products[t]);
-        total[t] += float(codeSum) * scale;
+        const __m256i exact = _mm256_sub_epi32(wide, _mm256_set1_epi32(zero * x.sums[g]));
+        products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(x.scales[g]), products[t]);
+        total[t] += float(x.sums[g]) * x.scales[g];
       }
     }
     const uint8_t* scales = group + m.codeBytes();
-    const __m256 scale = scalesAt(m, scales, part8);
+    const __m256 scale = scalesAt(m, scales, part);
     for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(products[t], scale, sum[t]);
     if (m.hasOffset) {
-      const __m256 offset = scalesAt(m, scales + m.scaleBytes(), part8);
+      const __m256 offset = scalesAt(m, scales + m.scaleBytes(), part);
       for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[t]);
     }
   }
-  for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + part8 * 8, sum[t]);
+  for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + part * 8, sum[t]);
 }
 
-template <int BITS, int PART>
+template <int BITS>
 void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
     const uint32_t step = tokens - t >= 4 ? 4 : 1;
-    for (uint32_t part8 = 0; part8 < kTileRows / 8; part8++)
-      step == 4 ? quarter<BITS, PART, 4>(m, tile, part8, from, to) : quarter<BITS, PART, 1>(m, tile, part8, from, to);
+    for (uint32_t part = 0; part < kTileRows / 8; part++)
+      step == 4 ? quarter<BITS, 4>(m, tile, part, from, to) : quarter<BITS, 1>(m, tile, part, from, to);
     t += step;
   }
 }
 
 void packedTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  const bool fine = m.group < kActGroup;
-  if (m.bits == 2) return (fine ? tileOf<2, 16> : tileOf<2, 32>)(m, tile, x, tokens, out);
-  if (m.bits == 4) return (fine ? tileOf<4, 16> : tileOf<4, 32>)(m, tile, x, tokens, out);
-  return (fine ? tileOf<8, 16> : tileOf<8, 32>)(m, tile, x, tokens, out);
+  (m.bits == 2 ? tileOf<2> : m.bits == 4 ? tileOf<4> : tileOf<8>)(m, tile, x, tokens, out);
 }
 
 AVX2_INLINE __m256 loadEight(FloatFormat format, const uint8_t* p) {
@@ -176,28 +171,24 @@ void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float
   }
 }
 
-AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums16) {
+AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums) {
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  for (uint32_t g = 0; g < k; g += kActGroup) {
-    __m256 v[4], largest = _mm256_setzero_ps(), poison = _mm256_setzero_ps();
-    for (int i = 0; i < 4; i++) {
-      v[i] = _mm256_loadu_ps(x + g + 8 * i);
-      largest = _mm256_max_ps(largest, _mm256_and_ps(v[i], magnitude));
-      poison = _mm256_add_ps(poison, _mm256_mul_ps(v[i], _mm256_setzero_ps()));
-    }
-    const float top = maxOf(largest), nan = sumOf(poison);
+  for (uint32_t g = 0; g < k / kActGroup; g++, x += kActGroup, codes += kActGroup) {
+    const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
+    const float top = maxOf(_mm256_max_ps(_mm256_and_ps(a, magnitude), _mm256_and_ps(b, magnitude)));
+    const float nan = sumOf(_mm256_mul_ps(_mm256_add_ps(a, b), _mm256_setzero_ps()));
     const float inverse = top > 0 ? 127.0f / top : 0.0f;
     const bool finite = nan == 0 && std::isfinite(inverse);
-    scales[g / kActGroup] = nan != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? top / 127.0f : 0.0f;
-    __m256i q[4];
-    for (int i = 0; i < 4; i++)
-      q[i] = finite ? _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse))) : _mm256_setzero_si256();
-    sums16[g / 16] = sumOf(_mm256_add_epi32(q[0], q[1]));
-    sums16[g / 16 + 1] = sumOf(_mm256_add_epi32(q[2], q[3]));
-    const __m256i low = _mm256_packs_epi32(q[0], q[1]), high = _mm256_packs_epi32(q[2], q[3]);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lane order
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + g),
-                        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+    scales[g] = nan != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? top / 127.0f : 0.0f;
+    __m256i p = _mm256_setzero_si256(), q = p;
+    if (finite) {
+      p = _mm256_cvtps_epi32(_mm256_mul_ps(a, _mm256_set1_ps(inverse)));
+      q = _mm256_cvtps_epi32(_mm256_mul_ps(b, _mm256_set1_ps(inverse)));
+    }
+    sums[g] = sumOf(_mm256_add_epi32(p, q));
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(p, q), 0xd8);  // undoes the pack's lane order
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
+                     _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
   }
 }
 

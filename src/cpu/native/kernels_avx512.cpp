@@ -24,12 +24,12 @@ AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* p, uint32_t half) 
                       : _mm512_loadu_ps(reinterpret_cast<const float*>(p) + half * 16);
 }
 
-/// HALVES x 16 rows of a tile, from half `first`, by NT tokens. PART is 16 or 32: values that share all scales.
-template <int BITS, int PART, int NT, int HALVES>
+/// HALVES x 16 rows of a tile, from half `first`, by NT tokens.
+template <int BITS, int NT, int HALVES>
 AVX512 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
-  constexpr int span = 32 / BITS;
+  constexpr uint32_t span = 32 / BITS;
   const __m512i mask = _mm512_set1_epi8(char((1 << BITS) - 1));
-  const uint32_t subs = m.group / PART;
+  const size_t groups = x.k / kActGroup;
   __m512 sum[HALVES][NT];
   for (int h = 0; h < HALVES; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
@@ -41,34 +41,31 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Ac
       total[t] = 0;
       for (int h = 0; h < HALVES; h++) products[h][t] = _mm512_setzero_ps();
     }
-    for (uint32_t s = 0; s < subs; s++) {
-      const uint32_t k = k0 + s * PART;
+    for (uint32_t p = 0; p < m.group; p += kActGroup) {
+      const size_t g = (k0 + p) / kActGroup;
       __m512i acc[HALVES][NT];
-      float scale[NT];
-      for (int t = 0; t < NT; t++) {
-        const int32_t* sums = x.sums16 + (size_t(t) * x.k + k) / 16;
-        const int32_t codeSum = PART == 16 ? sums[0] : sums[0] + sums[1];
-        scale[t] = x.scales[(size_t(t) * x.k + k) / kActGroup];
-        total[t] += float(codeSum) * scale[t];
-        for (int h = 0; h < HALVES; h++) acc[h][t] = _mm512_set1_epi32(-m.zero * codeSum);
-      }
-      for (int i = 0; i < PART; i += span)
+      for (int t = 0; t < NT; t++)
+        for (int h = 0; h < HALVES; h++) acc[h][t] = _mm512_set1_epi32(-m.zero * x.sums[t * groups + g]);
+      for (uint32_t i = p; i < p + kActGroup; i += span)
         for (int h = 0; h < HALVES; h++) {
-          const uint8_t* at = group + (s * PART + i) / span * (kTileRows * 4) + (first + h) * 64;
+          const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 64;
           const __m512i w = _mm512_loadu_si512(at);
           _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
           for (int c = 0; c < 8 / BITS; c++) {
             const __m512i codes = BITS == 8 ? w : _mm512_and_si512(_mm512_srli_epi16(w, c * BITS), mask);
             for (int t = 0; t < NT; t++) {
-              const int8_t* from = x.codes + size_t(t) * x.k + k + i + 4 * c;
+              const int8_t* from = x.codes + size_t(t) * x.k + k0 + i + 4 * c;
               const __m512i a = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(from));
               acc[h][t] = _mm512_dpbusd_epi32(acc[h][t], codes, a);
             }
           }
         }
-      for (int h = 0; h < HALVES; h++)
-        for (int t = 0; t < NT; t++)
-          products[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[h][t]), _mm512_set1_ps(scale[t]), products[h][t]);
+      for (int t = 0; t < NT; t++) {
+        const float scale = x.scales[t * groups + g];
+        total[t] += float(x.sums[t * groups + g]) * scale;
+        for (int h = 0; h < HALVES; h++)
+          products[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[h][t]), _mm512_set1_ps(scale), products[h][t]);
+      }
     }
     const uint8_t* scales = group + m.codeBytes();
     for (int h = 0; h < HALVES; h++) {
@@ -84,27 +81,24 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Ac
     for (int t = 0; t < NT; t++) _mm512_storeu_ps(out + t * kTileRows + (first + h) * 16, sum[h][t]);
 }
 
-template <int BITS, int PART>
+template <int BITS>
 void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
     if (tokens - t >= 8) {  // 8 tokens by 16 rows fill the registers
-      block<BITS, PART, 8, 1>(m, tile, 0, from, to);
-      block<BITS, PART, 8, 1>(m, tile, 1, from, to);
+      block<BITS, 8, 1>(m, tile, 0, from, to);
+      block<BITS, 8, 1>(m, tile, 1, from, to);
       t += 8;
     } else {
-      block<BITS, PART, 1, 2>(m, tile, 0, from, to);
+      block<BITS, 1, 2>(m, tile, 0, from, to);
       t += 1;
     }
   }
 }
 
 void packedTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  const bool fine = m.group < kActGroup;
-  if (m.bits == 2) return (fine ? tileOf<2, 16> : tileOf<2, 32>)(m, tile, x, tokens, out);
-  if (m.bits == 4) return (fine ? tileOf<4, 16> : tileOf<4, 32>)(m, tile, x, tokens, out);
-  return (fine ? tileOf<8, 16> : tileOf<8, 32>)(m, tile, x, tokens, out);
+  (m.bits == 2 ? tileOf<2> : m.bits == 4 ? tileOf<4> : tileOf<8>)(m, tile, x, tokens, out);
 }
 
 AVX512_INLINE __m512 loadSixteen(FloatFormat format, const uint8_t* p) {

@@ -14,7 +14,6 @@ float scaleAt(const Matrix& m, const uint8_t* p, uint32_t row) {
 
 /// The loops run over rows innermost, as the bytes lie, so that the compiler can use what vectors there are.
 void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, uint32_t tokens, float* out) {
-  const uint32_t part = m.group < kActGroup ? m.group : kActGroup;  // values that share all scales
   const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
   for (uint32_t t = 0; t < tokens; t++) {
     const Activations x = all.from(t);
@@ -23,16 +22,16 @@ void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, ui
     const uint8_t* group = tile;
     for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
       float products[kTileRows] = {}, ones = 0;
-      for (uint32_t p = 0; p < m.group; p += part) {
-        int32_t codes[kTileRows] = {}, total = 0;
-        for (uint32_t i = p; i < p + part; i += 4) {
+      for (uint32_t p = 0; p < m.group; p += kActGroup) {
+        int32_t codes[kTileRows] = {};
+        for (uint32_t i = p; i < p + kActGroup; i += 4) {
           const uint8_t* bytes = group + i / span * (kTileRows * 4);
           const uint32_t down = i % span / 4 * m.bits;
           const int8_t* a = x.codes + k0 + i;
           for (uint32_t r = 0; r < kTileRows; r++)
             for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(bytes[r * 4 + j] >> down & mask) * a[j];
         }
-        for (uint32_t i = 0; i < part; i += 16) total += x.sums16[(k0 + p + i) / 16];
+        const int32_t total = x.sums[(k0 + p) / kActGroup];
         const float scale = x.scales[(k0 + p) / kActGroup];
         for (uint32_t r = 0; r < kTileRows; r++) products[r] += float(codes[r] - m.zero * total) * scale;
         ones += float(total) * scale;
@@ -57,23 +56,20 @@ void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float
     }
 }
 
-void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums16) {
-  for (uint32_t g = 0; g < k; g += kActGroup) {
+void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums) {
+  for (uint32_t g = 0; g < k / kActGroup; g++, x += kActGroup, codes += kActGroup) {
     float largest = 0, poison = 0;
-    for (uint32_t i = g; i < g + kActGroup; i++) {
+    for (uint32_t i = 0; i < kActGroup; i++) {
       largest = std::fabs(x[i]) > largest ? std::fabs(x[i]) : largest;
       poison += x[i] * 0.0f;  // NaN once any value is not finite
     }
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     const bool finite = poison == 0 && std::isfinite(inverse);
-    scales[g / kActGroup] = poison != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? largest / 127.0f : 0.0f;
-    for (uint32_t h = g; h < g + kActGroup; h += 16) {
-      int32_t sum = 0;
-      for (uint32_t i = h; i < h + 16; i++) {
-        codes[i] = finite ? int8_t(std::nearbyint(x[i] * inverse)) : int8_t(0);
-        sum += codes[i];
-      }
-      sums16[h / 16] = sum;
+    scales[g] = poison != 0 ? std::numeric_limits<float>::quiet_NaN() : finite ? largest / 127.0f : 0.0f;
+    sums[g] = 0;
+    for (uint32_t i = 0; i < kActGroup; i++) {
+      codes[i] = finite ? int8_t(std::nearbyint(x[i] * inverse)) : int8_t(0);
+      sums[g] += codes[i];
     }
   }
 }

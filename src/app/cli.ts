@@ -1,0 +1,90 @@
+#!/usr/bin/env node
+// The command line: a table of commands, and what holds for all of them: exit codes, errors as one line, Ctrl-C.
+// 0: done; 1: an error; 2: wrong usage; 130: interrupted. Each command is in a file of its own, imported when it is
+// called. Results go to stdout, everything else to stderr.
+
+import process from "node:process";
+
+import type { Command } from "./command.ts";
+
+interface Entry {
+  readonly about: string;
+  load(): Promise<Command>;
+}
+
+const COMMANDS: Readonly<Record<string, Entry>> = {
+  run: { about: "generate text", load: async () => (await import("./run.ts")).run },
+  eval: {
+    about: "measure how well a model predicts a text",
+    load: async () => (await import("./evaluate.ts")).evaluate,
+  },
+  inspect: { about: "what is in a model file", load: async () => (await import("./inspect.ts")).inspect },
+  doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
+};
+
+const HELP = `usage: lutra <command> [options]
+
+Runs low-bit language models.
+
+commands:
+${Object.entries(COMMANDS)
+  .map(([name, { about }]) => `  ${name.padEnd(10)}${about}\n`)
+  .join("")}
+lutra <command> --help says more; lutra --version names the version.
+`;
+
+async function main(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === "--version") return print(`${(await import("./version.ts")).packageVersion()}\n`);
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") return print(HELP);
+  const entry = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (entry === undefined) {
+    const { UsageError } = await import("./command.ts");
+    const { didYouMean } = await import("../ladder/diagnostic.ts");
+    const hint = didYouMean(name, Object.keys(COMMANDS));
+    const known = `commands are ${Object.keys(COMMANDS).join(", ")}`;
+    throw new UsageError(`there is no command ${JSON.stringify(name)}; ${hint ?? known}`);
+  }
+  const command = await entry.load();
+  const options = rest.includes("--") ? rest.slice(0, rest.indexOf("--")) : rest;
+  if (options.includes("--help") || options.includes("-h")) return print(command.help);
+  return command.run(rest, interruption());
+}
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}
+
+/** Aborted by the first Ctrl-C; the second one kills, as if nobody had listened. */
+function interruption(): AbortSignal {
+  const controller = new AbortController();
+  process.once("SIGINT", () => controller.abort());
+  return controller.signal;
+}
+
+/** One line, whatever the message is; control characters of a file's or an argument's text are shown, not obeyed. */
+function oneLine(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  // oxlint-disable-next-line no-control-regex -- they are what must not reach a terminal
+  return message.replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, (c) => JSON.stringify(c).slice(1, -1));
+}
+
+/** A reader that has gone away, as in `lutra run | head -1`, ends the program without a word. */
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  process.stderr.write(`lutra: stdout: ${oneLine(error)}\n`);
+  process.exit(1);
+});
+process.stderr.on("error", () => undefined);
+
+const args = process.argv.slice(2);
+try {
+  process.exitCode = await main(args);
+} catch (error) {
+  process.stderr.write(`lutra: ${oneLine(error)}\n`);
+  if (args.includes("--verbose") && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  process.exitCode = error instanceof Error && error.name === "UsageError" ? 2 : 1;
+}
+// What is still under way, such as a step after Ctrl-C or an open stdin, must not keep the process.
+process.stdout.write("", () => process.exit());

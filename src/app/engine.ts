@@ -1,0 +1,78 @@
+// A model on a machine, for the commands that run one: opens both, starts the slow part, and tells the person what is
+// not as it should be. Not here: what is then done with the session (run.ts, evaluate.ts).
+
+import type { Backend, Session } from "../backend.ts";
+import { load, type Model } from "../load.ts";
+import { DEVICES, open } from "../open.ts";
+import type { Option } from "./command.ts";
+import type { Phases } from "./phases.ts";
+import { makeProgress, note } from "./terminal.ts";
+
+/** A session that is under way; closing it (`await using`) frees all three. */
+export interface Engine extends AsyncDisposable {
+  readonly model: Model;
+  readonly backend: Backend;
+  readonly session: Promise<Session>;
+}
+
+/** Options of every command that runs a model. */
+export const ENGINE_OPTIONS: {
+  readonly device: Extract<Option, { kind: "choice" }>;
+  readonly threads: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
+  readonly ctx: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
+} = {
+  device: { kind: "choice", about: "where to run", choices: DEVICES, fallback: "auto" },
+  threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
+  // The largest that the model's own configuration may have.
+  ctx: { kind: "integer", about: "tokens of context", min: 1, max: 2 ** 24, fallback: null },
+};
+
+export interface EngineOptions {
+  readonly device: string;
+  readonly threads: number | null;
+  readonly context: number | null;
+  /** Context where it is not given and the model was trained on more. */
+  readonly usualContext: number;
+  readonly phases: Phases;
+}
+
+/**
+ * Opens model and backend, and begins to prepare the one for the other: in native threads, so that the tokenizer can
+ * be built at the same time.
+ */
+export async function startEngine(file: string, options: EngineOptions): Promise<Engine> {
+  const { device, threads, context, usualContext, phases } = options;
+  const model = load(file, { ...(context !== null && { context }), usualContext, phase: (name) => phases.step(name) });
+  const { trainedContext } = model.config;
+  if (context !== null && context > trainedContext)
+    note(
+      `--ctx ${context} is more than the ${trainedContext} tokens that the model was trained on; expect worse text there`,
+    );
+  const backend = await openBackend(device, threads);
+  phases.step("backend");
+  const progress = makeProgress("loading");
+  const weights = backend.prepare(model.plan, model.weights, (done, total) => progress.update(done, total));
+  const session = phases.during("weights", weights).finally(() => progress.clear());
+  session.catch(() => undefined); // it is awaited later, and may fail before
+  return {
+    model,
+    backend,
+    session,
+    async [Symbol.asyncDispose]() {
+      await (await session.catch(() => null))?.[Symbol.asyncDispose]();
+      await backend[Symbol.asyncDispose]();
+      model.close();
+    },
+  };
+}
+
+async function openBackend(device: string, threads: number | null): Promise<Backend> {
+  const options = threads === null ? {} : { threads };
+  const backend = await open(device, options);
+  if ("unavailable" in backend) throw new Error(`device ${device}: ${backend.unavailable}`);
+  if (device === "auto" && backend.name === "reference") {
+    const cpu = await open("cpu", options);
+    if ("unavailable" in cpu) note(`running on the reference backend, which is slow: ${cpu.unavailable}`);
+  }
+  return backend;
+}

@@ -1,0 +1,32 @@
+// Which file a person means by a model: the one that comes with Lutra, a path, or a name in the folders of LUTRA_MODELS.
+
+import { existsSync } from "node:fs";
+import { basename, delimiter, join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+/** A small model, and a text for it to go on with; this file lies two levels below the package's root. */
+export const embedded: { readonly file: string; readonly prompt: string } = {
+  file: fileURLToPath(new URL("../../models/austen-5m-ternary.gguf", import.meta.url)),
+  prompt: "It is a truth universally acknowledged",
+};
+
+/** The folders that LUTRA_MODELS names, separated as in PATH. */
+export function modelFolders(): readonly string[] {
+  return (process.env["LUTRA_MODELS"] ?? "").split(delimiter).filter((folder) => folder !== "");
+}
+
+/** The path itself, or the file of that name in one of the folders where there is none at the path. */
+export function findModel(path: string): string {
+  if (existsSync(path) || basename(path) !== path) return path;
+  return (
+    modelFolders()
+      .map((folder) => join(folder, path))
+      .find((candidate) => existsSync(candidate)) ?? path
+  );
+}
+
+/** Whether a lone argument names a model, and is no prompt. */
+export function looksLikeModel(argument: string): boolean {
+  return argument.endsWith(".gguf") || existsSync(argument);
+}

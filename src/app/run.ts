@@ -1,0 +1,276 @@
+// lutra run: text from a model. Text goes to stdout as it comes; all else, the summary too, to stderr.
+
+import process from "node:process";
+
+import type { Session } from "../backend.ts";
+import { DEFAULT_CONTEXT, type Model } from "../load.ts";
+import { type Generated, generate } from "../model/generate.ts";
+import { unlessAborted } from "../model/interrupt.ts";
+import type { Sampling } from "../model/sampler.ts";
+import { command, type Command, UsageError, type Values } from "./command.ts";
+import { type Engine, ENGINE_OPTIONS, startEngine } from "./engine.ts";
+import { embedded, findModel, looksLikeModel } from "./models.ts";
+import { makePhases } from "./phases.ts";
+import { dim, makeProgress, note, peakMib, rate } from "./terminal.ts";
+
+const OPTIONS = {
+  ...ENGINE_OPTIONS,
+  "max-tokens": { kind: "integer", about: "tokens to generate at most", min: 1, max: 2 ** 24, fallback: 256 },
+  temperature: { kind: "number", about: "0 takes the likeliest token each time", min: 0, max: 100, fallback: 0.8 },
+  "top-k": { kind: "integer", about: "keep the k likeliest tokens; 0: all", min: 0, max: 2 ** 31 - 1, fallback: 40 },
+  "top-p": { kind: "number", about: "keep the likeliest up to this sum; 1: all", min: 0, max: 1, fallback: 0.95 },
+  "min-p": { kind: "number", about: "keep those of this share of the likeliest", min: 0, max: 1, fallback: 0.05 },
+  "repeat-penalty": { kind: "number", about: "against the last 64 tokens; 1: none", min: 0.1, max: 10, fallback: 1 },
+  seed: { kind: "u64", about: "repeats a run; the summary names a run's seed" },
+  stop: { kind: "texts", about: "end before this text; may be given several times" },
+  system: { kind: "text", about: "system message, for models with a chat template" },
+  raw: { kind: "flag", about: "the prompt as it is, without the chat template" },
+  json: { kind: "flag", about: "one JSON object with text, tokens and timings on stdout" },
+} as const;
+
+export const run: Command = command({
+  name: "run",
+  usage: ["run [options] [model.gguf] [prompt]", "run [options] [model.gguf] -", "run [options]"],
+  about: [
+    "Generates text. The prompt is a message to a model with a chat template, and the beginning of the",
+    "text for one without. Without a prompt, or with -, it is read from stdin, less one line break at",
+    "its end. Without a model it is the small one that comes with Lutra, which continues texts in the",
+    "manner of Jane Austen; on a terminal its prompt is shown dim before the text. Otherwise stdout has",
+    "nothing but the generated text. `lutra run` alone takes a prompt of its own.",
+    "Tokens are chosen by repeat penalty, top-k, top-p, min-p and temperature, in this order.",
+  ],
+  options: OPTIONS,
+  examples: [
+    ["lutra run", "the model that comes with Lutra"],
+    ['lutra run "Emma was not"', "the same with another beginning"],
+    ['lutra run model.gguf "What is a lutra?"', "a model of yours"],
+    ["lutra run model.gguf - --json < prompt.txt", "for programs"],
+    ['lutra run model.gguf "Once" --raw --seed 7', "repeatable"],
+  ],
+  positionals: 2,
+  run: runModel,
+});
+
+/** What the arguments ask for; a prompt is a text, or what comes on stdin. */
+interface Request {
+  readonly file: string;
+  readonly prompt: string | Stdin;
+}
+
+interface Stdin {
+  /** Whether - was given, and not just nothing. */
+  readonly isAsked: boolean;
+  /** Taken where nothing comes. */
+  readonly fallback: string | null;
+}
+
+function requestOf(positionals: readonly string[]): Request {
+  const [first, second] = positionals;
+  if (first === undefined) return { file: embedded.file, prompt: { isAsked: false, fallback: embedded.prompt } };
+  const file = findModel(first);
+  if (second === undefined && !looksLikeModel(file)) return { file: embedded.file, prompt: promptOf(first) };
+  return { file, prompt: promptOf(second) };
+}
+
+function promptOf(argument: string | undefined): string | Stdin {
+  return argument === undefined || argument === "-" ? { isAsked: argument === "-", fallback: null } : argument;
+}
+
+async function runModel(
+  values: Values<typeof OPTIONS>,
+  positionals: readonly string[],
+  signal: AbortSignal,
+): Promise<number> {
+  if (values.raw && values.system !== null)
+    throw new UsageError("--system: not together with --raw, which sends no messages; leave one of them out");
+  const phases = makePhases();
+  phases.step("Node and imports");
+  const { file, prompt } = requestOf(positionals);
+  const text = typeof prompt === "string" ? Promise.resolve(prompt) : readStdin(prompt);
+  text.catch(() => undefined); // it is awaited below, and may fail before
+  const loadFromMs = performance.now();
+  const { device, threads, ctx: context } = values;
+  const engine = await startEngine(file, { device, threads, context, usualContext: DEFAULT_CONTEXT, phases });
+  const seed = values.seed ?? randomSeed();
+  try {
+    const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
+    const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));
+    const ready = await unlessAborted(Promise.all([text, tokens, engine.session]), signal);
+    const loadMs = performance.now() - loadFromMs;
+    const isShown = file === embedded.file && process.stdout.isTTY && !values.json;
+    const output = await (ready === "aborted" ? NOTHING : produce(engine, ready, values, seed, isShown, signal));
+    if (values.verbose) {
+      if (output.firstTokenAtMs !== null) phases.span("first token", loadFromMs + loadMs, output.firstTokenAtMs);
+      phases.print();
+    }
+    report(engine, output, loadMs, values, seed);
+    return signal.aborted ? 130 : 0;
+  } finally {
+    // After Ctrl-C nothing waits for the work in native threads: the process ends, and everything with it.
+    if (!signal.aborted) await engine[Symbol.asyncDispose]();
+  }
+}
+
+/** A generation with its text. */
+interface Output extends Generated {
+  readonly text: string;
+}
+
+/** What there is when the person stops the program before it began to generate. */
+const NOTHING: Output = {
+  text: "",
+  reason: "aborted",
+  isContextFull: false,
+  tokens: new Int32Array(0),
+  promptTokens: 0,
+  prefillTps: null,
+  decodeTps: null,
+  firstTokenAtMs: null,
+};
+
+async function encodePrompt(model: Model, text: string, values: Values<typeof OPTIONS>): Promise<Int32Array> {
+  if (text === "")
+    throw new Error('the prompt is empty; write a text behind the model, as in lutra run model.gguf "Once"');
+  const tokenizer = await model.tokenizer();
+  const template = values.raw ? null : await model.template();
+  if (template !== null) {
+    const system = values.system === null ? [] : [{ role: "system", content: values.system }];
+    return template.prompt([...system, { role: "user", content: text }]);
+  }
+  if (values.system !== null)
+    throw new Error(
+      `--system: ${model.file} has no chat template, so that there is no place for it; put it into the prompt`,
+    );
+  return tokenizer.encode(text, { special: values.raw });
+}
+
+/** Generates, and writes the text as it comes. */
+async function produce(
+  { model }: Engine,
+  [prompt, tokens, session]: readonly [string, Int32Array, Session],
+  values: Values<typeof OPTIONS>,
+  seed: bigint,
+  isPromptShown: boolean,
+  signal: AbortSignal,
+): Promise<Output> {
+  const sampling: Sampling = {
+    temperature: values.temperature,
+    topK: values["top-k"],
+    topP: values["top-p"],
+    minP: values["min-p"],
+    repeatPenalty: values["repeat-penalty"],
+    seed,
+  };
+  const { context } = model.plan.cache;
+  const options = { sampling, maxTokens: values["max-tokens"], stop: values.stop, context, signal };
+  const progress = makeProgress("reading the prompt");
+  if (isPromptShown) process.stdout.write(dim(prompt));
+  let text = "";
+  for await (const event of generate(session, await model.tokenizer(), tokens, options)) {
+    if (event.kind === "prefill") {
+      progress.update(event.done, event.total);
+      if (event.done === event.total) progress.clear();
+    } else if (event.kind === "text") {
+      text += event.text;
+      if (!values.json) process.stdout.write(event.text);
+    } else {
+      progress.clear();
+      if (process.stdout.isTTY && !values.json) process.stdout.write("\n");
+      return { ...event, text };
+    }
+  }
+  return { ...NOTHING, text };
+}
+
+/** The JSON object if it is wanted, and the summary in any case. */
+function report(
+  { model, backend }: Engine,
+  output: Output,
+  loadMs: number,
+  values: Values<typeof OPTIONS>,
+  seed: bigint,
+): void {
+  const { device } = backend;
+  const { text, tokens, reason, promptTokens, prefillTps, decodeTps, firstTokenAtMs } = output;
+  const peak = peakMib();
+  if (values.json) {
+    const result = {
+      text,
+      tokens: tokens.length,
+      token_ids: [...tokens],
+      prompt_tokens: promptTokens,
+      stop_reason: reason,
+      // A JSON number holds 53 bits; a seed has 64.
+      seed: String(seed),
+      load_ms: loadMs,
+      first_token_ms: firstTokenAtMs,
+      prefill_tps: prefillTps,
+      decode_tps: decodeTps,
+      peak_rss_mib: peak,
+      device: device.name,
+      isa: device.isa,
+      threads: device.threads,
+    };
+    process.stdout.write(`${JSON.stringify(result)}\n`);
+  }
+  const parts = [
+    `load ${loadMs.toFixed(0)} ms`,
+    `prefill ${rate(prefillTps)} tokens/s (${promptTokens})`,
+    `decode ${rate(decodeTps)} tokens/s (${tokens.length})`,
+    `peak memory ${peak.toFixed(0)} MiB`,
+    `${device.name} ${device.isa}, ${device.threads} ${device.threads === 1 ? "thread" : "threads"}`,
+    ...(values.temperature === 0 ? [] : [`seed ${seed}`]),
+    ...(reason === "aborted" ? ["interrupted"] : []),
+  ];
+  process.stderr.write(`${parts.join(", ")}\n`);
+  if (output.isContextFull)
+    note(`stopped because the context of ${model.plan.cache.context} tokens is full; --ctx makes it larger`);
+}
+
+function randomSeed(): bigint {
+  return crypto.getRandomValues(new BigUint64Array(1))[0] ?? 0n;
+}
+
+/** Longer prompts fit no context; reading one must not fill the memory. */
+const MAX_PROMPT = 2 ** 26;
+/** `lutra run` alone does not wait for ever for a pipe that stays silent, such as one that a build system leaves open. */
+const SILENCE_MS = 300;
+
+async function readStdin({ isAsked, fallback }: Stdin): Promise<string> {
+  const { stdin } = process;
+  if (stdin.isTTY && !isAsked) {
+    if (fallback !== null) return fallback;
+    throw new UsageError("no prompt; write one behind the model, or pipe it in; see lutra run --help");
+  }
+  const bytes = await readAll(stdin, fallback === null ? Infinity : SILENCE_MS);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error("stdin: bytes that are no UTF-8; the prompt is text in UTF-8");
+  }
+  return text === "" && fallback !== null ? fallback : text.replace(/\r?\n$/, "");
+}
+
+/** All bytes of a stream; none if the first does not come within `silenceMs`. */
+function readAll(stream: NodeJS.ReadableStream, silenceMs: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const parts: Buffer[] = [];
+    let size = 0;
+    const end = (): void => resolve(Buffer.concat(parts));
+    if (silenceMs !== Infinity) {
+      // Loading keeps the event loop busy, so that bytes may wait to be read when the time is over: one more turn.
+      const giveUp = (): void => void setImmediate(() => (size === 0 ? end() : undefined));
+      setTimeout(giveUp, silenceMs);
+    }
+    stream.on("data", (part: Buffer) => {
+      parts.push(part);
+      size += part.length;
+      if (size <= MAX_PROMPT) return;
+      reject(new Error(`stdin: more than ${MAX_PROMPT} bytes; a shorter prompt is needed`));
+      stream.pause();
+    });
+    stream.on("end", end);
+    stream.on("error", (error) => reject(new Error(`stdin: ${error.message}`)));
+  });
+}

@@ -1,0 +1,123 @@
+// A model file as one value: its configuration and plan at once, its tokenizer when it is asked for.
+// Opening reads the header only; weights are read by the backend that prepares the plan. Nothing is parsed twice.
+// Not here: backends (open.ts), the loop over tokens (model/generate.ts).
+
+import type { WeightSource, WeightTensor } from "./backend.ts";
+import { openFile, standardTexts } from "./files.ts";
+import { renderDiagnostic } from "./ladder/diagnostic.ts";
+import { resolveProgram } from "./ladder/resolve.ts";
+import type { Program } from "./ladder/type.ts";
+import { type Config, readConfig } from "./model/config.ts";
+import { type Gguf, readGguf } from "./model/gguf.ts";
+import { type Metadata, ModelError } from "./model/metadata.ts";
+import type { ChatTemplate } from "./model/template.ts";
+import type { Tokenizer } from "./model/tokenizer.ts";
+import { planModel } from "./model/transformer.ts";
+import type { Plan } from "./plan.ts";
+
+export interface LoadOptions {
+  /** Positions of the cache; the smaller of the trained context and `usualContext` where it is not given. */
+  readonly context?: number;
+  /** DEFAULT_CONTEXT where it is not given. */
+  readonly usualContext?: number;
+  /** Sequences that can be kept at once; 1 where it is not given. */
+  readonly slots?: number;
+  /** Called as each part of opening is done: "number formats", "header", "plan". */
+  readonly phase?: (name: string) => void;
+}
+
+/** An opened model. Close it when no session reads its weights any more. */
+export interface Model {
+  /** Absolute path. */
+  readonly file: string;
+  readonly metadata: Metadata;
+  readonly config: Config;
+  readonly plan: Plan;
+  readonly tensors: ReadonlyMap<string, WeightTensor>;
+  /** What `Backend.prepare` takes beside the plan. */
+  readonly weights: WeightSource;
+  /** The tokenizer, built at the first call. Rejects with a ModelError where the vocabulary is damaged. */
+  tokenizer(): Promise<Tokenizer>;
+  /** The chat template, built at the first call; null where the file has none. Rejects as the tokenizer. */
+  template(): Promise<ChatTemplate | null>;
+  close(): void;
+}
+
+/** Enough for a conversation, and a cache that fits beside any model that fits. */
+export const DEFAULT_CONTEXT = 4096;
+
+/**
+ * Opens a model file and checks all of it but the weights' values.
+ * @param path of a GGUF file, or of the first file of a split one
+ * @throws FileError where it cannot be read, ModelError where it is no model that Lutra can run
+ */
+export function load(path: string, options: LoadOptions = {}): Model {
+  const source = openFile(path);
+  const program = standardProgram();
+  options.phase?.("number formats");
+  const gguf = readGguf(source, program, openFile);
+  options.phase?.("header");
+  try {
+    return modelOf(gguf, options);
+  } catch (error) {
+    gguf.close();
+    throw error;
+  }
+}
+
+function modelOf(gguf: Gguf, options: LoadOptions): Model {
+  const { context, usualContext = DEFAULT_CONTEXT, slots = 1, phase } = options;
+  const { metadata, weights } = gguf;
+  const config = readConfig(metadata);
+  const vocabulary = gguf.tensors.get("token_embd.weight")?.shape[0] ?? 0;
+  const plan = planModel(gguf, config, vocabulary, {
+    context: context ?? Math.min(config.trainedContext, usualContext),
+    slots,
+  });
+  phase?.("plan");
+  let tokenizer: Promise<Tokenizer> | null = null;
+  let template: Promise<ChatTemplate | null> | null = null;
+  const getTokenizer = (): Promise<Tokenizer> => (tokenizer ??= tokenizerOf(metadata, vocabulary));
+  return {
+    file: metadata.file,
+    metadata,
+    config,
+    plan,
+    tensors: gguf.tensors,
+    weights,
+    tokenizer: getTokenizer,
+    template: () => (template ??= templateOf(metadata, getTokenizer())),
+    close: () => gguf.close(),
+  };
+}
+
+async function tokenizerOf(metadata: Metadata, vocabulary: number): Promise<Tokenizer> {
+  const { loadTokenizer } = await import("./model/tokenizer.ts");
+  const tokenizer = await loadTokenizer(metadata);
+  const found = tokenizer.pieces.length;
+  if (found !== vocabulary)
+    throw new ModelError(
+      metadata.file,
+      "tokenizer.ggml.tokens",
+      `${found} tokens`,
+      `token_embd.weight has a row for each of ${vocabulary}`,
+    );
+  return tokenizer;
+}
+
+async function templateOf(metadata: Metadata, tokenizer: Promise<Tokenizer>): Promise<ChatTemplate | null> {
+  if (!metadata.has("tokenizer.chat_template")) return null;
+  const { loadTemplate } = await import("./model/template.ts");
+  return loadTemplate(metadata, await tokenizer);
+}
+
+/** The types that come with Lutra. */
+function standardProgram(): Program {
+  const texts = new Map(standardTexts().map(({ name, text }) => [name, text]));
+  const resolution = resolveProgram(texts);
+  if (resolution.kind === "program") return resolution.program;
+  const [diagnostic] = resolution.diagnostics;
+  throw new Error(
+    `the .ladder files of this installation are damaged: ${diagnostic && renderDiagnostic(diagnostic, texts)}`,
+  );
+}

@@ -1,0 +1,151 @@
+// How close whole models come to the reference backend: distributions and greedy choices, beside llama.cpp's on the
+// same prompts. The reference, float64 over exactly decoded weights, is the truth; llama.cpp's own distance from it
+// (its activations have 8 bits too) is the measure of ours.
+
+import { afterAll, describe, expect } from "vitest";
+
+import type { Chunk } from "../src/backend.ts";
+import { openCpu } from "../src/cpu/backend.ts";
+import { load, type Model } from "../src/load.ts";
+import { openReference } from "../src/reference.ts";
+import { embeddedModel, llama, models, testWith } from "./oracle/oracle.ts";
+
+/** Ten openings of different kinds: facts, prose, code, dialogue, lists, numbers, other languages. */
+const PROMPTS: readonly string[] = [
+  "The capital of France is",
+  "It is a truth universally acknowledged, that a single man in possession of",
+  "def fibonacci(n):\n    if n < 2:\n        return n\n",
+  'She looked at him and said, "I have never',
+  "Ingredients:\n- 2 eggs\n- 100 g flour\n- a pinch of",
+  "In 1969, the first people landed on the Moon. Their names were",
+  "1, 1, 2, 3, 5, 8, 13,",
+  "La lune est un astre qui tourne autour de",
+  "The main difference between a list and a tuple in Python is that",
+  "Dear Sir, I write to you about the",
+];
+
+const GREEDY_PROMPTS = PROMPTS.slice(0, 5);
+const GREEDY_TOKENS = 32;
+
+/** Largest distance of a greedy token from the reference's best; llama.cpp itself is up to 0.22 below it. */
+const GREEDY_MARGIN = 0.3;
+
+/** Where the reference's two best tokens lie further apart than this, everyone must choose the same. */
+const CLEAR_MARGIN = 0.6;
+
+/** Our mean divergence from the reference over llama.cpp's. */
+const DIVERGENCE_RATIO = 1.25;
+
+const native = openCpu();
+afterAll(async () => {
+  if (!("unavailable" in native)) await native[Symbol.asyncDispose]();
+});
+
+const peer = llama();
+const real = models();
+const both = "unavailable" in peer ? peer : "unavailable" in native ? native : { peer, native };
+
+async function stepWith(model: Model, backend: typeof native, batch: readonly Chunk[]): Promise<readonly Float32Array[]> {
+  if ("unavailable" in backend) throw new Error(backend.unavailable);
+  const session = await backend.prepare(model.plan, model.weights);
+  const out = await session.step(batch);
+  await session[Symbol.asyncDispose]();
+  return out;
+}
+
+function logSoftmax(logits: Float32Array): Float64Array {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const total = logits.reduce((sum, x) => sum + Math.exp(x - largest), 0);
+  return Float64Array.from(logits, (x) => x - largest - Math.log(total));
+}
+
+function argmax(values: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if ((values[i] as number) > (values[best] as number)) best = i;
+  return best;
+}
+
+/** KL(truth || other) from natural logarithms of probabilities. */
+function divergence(truth: Float64Array, other: (i: number) => number): number {
+  return truth.reduce((sum, log, i) => sum + Math.exp(log) * (log - other(i)), 0);
+}
+
+async function compareDistributions(path: string, { peer, native }: Exclude<typeof both, { unavailable: string }>): Promise<void> {
+  const model = load(path, { slots: PROMPTS.length, context: 64 });
+  const tokenizer = await model.tokenizer();
+  const vocabulary = tokenizer.pieces.length;
+  const batch = PROMPTS.map((prompt, slot): Chunk => ({ slot, pos: 0, tokens: tokenizer.encode(prompt, { special: false }), logits: "all" }));
+  const want = await stepWith(model, openReference(), batch);
+  const got = await stepWith(model, native, batch);
+  let ours = 0;
+  let theirs = 0;
+  let positions = 0;
+  batch.forEach(({ tokens }, b) => {
+    const probabilities = peer.probabilities(path, [...tokens], vocabulary);
+    for (let t = 0; t < tokens.length; t++, positions++) {
+      const at = (all: readonly Float32Array[]): Float32Array => (all[b] as Float32Array).subarray(t * vocabulary, (t + 1) * vocabulary);
+      const truth = logSoftmax(at(want));
+      const mine = logSoftmax(at(got));
+      const other = probabilities[t] as Float32Array;
+      ours += divergence(truth, (i) => mine[i] as number);
+      theirs += divergence(truth, (i) => Math.log(Math.max(other[i] as number, 1e-30)));
+      const best = argmax(truth);
+      const second = truth.reduce((a, x, i) => (i === best ? a : Math.max(a, x)), -Infinity);
+      if ((truth[best] as number) - second > CLEAR_MARGIN) {
+        expect(argmax(mine), `our top token after ${t} of "${PROMPTS[b]}"`).toBe(best);
+        expect(argmax(other), `llama.cpp's top token after ${t} of "${PROMPTS[b]}"`).toBe(best);
+      }
+    }
+  });
+  model.close();
+  const [oursMean, theirsMean] = [ours / positions, theirs / positions];
+  console.log(`${path.split("/").at(-1)}: ${positions} positions, mean KL ours ${oursMean.toExponential(3)}, llama.cpp's ${theirsMean.toExponential(3)}`);
+  expect(oursMean).toBeGreaterThan(0);
+  expect(oursMean).toBeLessThanOrEqual(DIVERGENCE_RATIO * theirsMean);
+}
+
+async function compareGreedy(path: string): Promise<void> {
+  if ("unavailable" in native) throw new Error(native.unavailable);
+  const model = load(path, { slots: GREEDY_PROMPTS.length, context: 80 });
+  const tokenizer = await model.tokenizer();
+  const vocabulary = tokenizer.pieces.length;
+  const session = await native.prepare(model.plan, model.weights);
+  const sequences: number[][] = [];
+  const starts: number[] = [];
+  for (const [slot, prompt] of GREEDY_PROMPTS.entries()) {
+    const tokens = [...tokenizer.encode(prompt, { special: false })];
+    starts.push(tokens.length);
+    let [logits] = await session.step([{ slot, pos: 0, tokens: Int32Array.from(tokens), logits: "last" }]);
+    for (let i = 0; i < GREEDY_TOKENS; i++) {
+      const next = argmax(logits as Float32Array);
+      tokens.push(next);
+      [logits] = await session.step([{ slot, pos: tokens.length - 1, tokens: Int32Array.of(next), logits: "last" }]);
+    }
+    sequences.push(tokens);
+  }
+  await session[Symbol.asyncDispose]();
+  const batch = sequences.map((tokens, slot): Chunk => ({ slot, pos: 0, tokens: Int32Array.from(tokens), logits: "all" }));
+  const want = await stepWith(model, openReference(), batch);
+  model.close();
+  let worst = 0;
+  sequences.forEach((tokens, s) => {
+    for (let t = starts[s] as number; t < tokens.length; t++) {
+      const logits = (want[s] as Float32Array).subarray((t - 1) * vocabulary, t * vocabulary);
+      worst = Math.max(worst, (logits[argmax(logits)] as number) - (logits[tokens[t] as number] as number));
+    }
+  });
+  console.log(`${path.split("/").at(-1)}: greedy tokens at most ${worst.toFixed(3)} logits below the reference's best`);
+  expect(worst).toBeLessThanOrEqual(GREEDY_MARGIN);
+}
+
+describe("distributions over ten prompts, against the reference and llama.cpp", () => {
+  testWith(both, "embedded model", (tools) => compareDistributions(embeddedModel, tools));
+  testWith("unavailable" in both ? both : "unavailable" in real ? real : { ...both, ...real }, "real model", (tools) =>
+    compareDistributions(tools.smollm2, tools),
+  );
+});
+
+describe(`${GREEDY_TOKENS} greedy tokens of five prompts are the reference's best, or close to it`, () => {
+  testWith("unavailable" in native ? native : { native }, "embedded model", () => compareGreedy(embeddedModel));
+  testWith("unavailable" in native ? native : real, "real model", ({ smollm2 }) => compareGreedy(smollm2));
+});
