@@ -55,7 +55,8 @@ export function makePlan(plan: Plan): Plan {
     };
     const shape = (name: string, rank: number): readonly number[] => {
       const use = plan.weights.get(name);
-      if (use?.shape.length !== rank) throw new Error(`${where}: weight ${name} is not among the weights of rank ${rank}`);
+      if (use?.shape.length !== rank)
+        throw new Error(`${where}: weight ${name} is not among the weights of rank ${rank}`);
       return use.shape;
     };
     const equal = (what: string, got: number | undefined, want: number): void =>
@@ -93,7 +94,10 @@ export function makePlan(plan: Plan): Plan {
       }
       case "rope":
         equal("width of the value", reads(op.value), op.heads * op.headDim);
-        must(2 * op.frequencies.length <= op.headDim, `${op.frequencies.length} pairs do not fit a head of ${op.headDim}`);
+        must(
+          2 * op.frequencies.length <= op.headDim,
+          `${op.frequencies.length} pairs do not fit a head of ${op.headDim}`,
+        );
         must(!selected.done, "comes after the select, where rows have no position");
         break;
       case "attention":

@@ -2,7 +2,15 @@
 // quantised or fused, sums run in plain order. Every fast path is tested against this one.
 // Not here: speed beyond keeping decoded rows in cache while all tokens of a step pass over them.
 
-import { type Backend, type Chunk, logitsByChunk, type Row, rowsOf, type Session, type WeightSource } from "./backend.ts";
+import {
+  type Backend,
+  type Chunk,
+  logitsByChunk,
+  type Row,
+  rowsOf,
+  type Session,
+  type WeightSource,
+} from "./backend.ts";
 import { decode } from "./ladder/codec.ts";
 import type { Attention, Embed, Gemm, Norm, Op, Rope, Select } from "./ops.ts";
 import type { Plan } from "./plan.ts";
@@ -145,11 +153,18 @@ function normalize(input: Float64Array, k: number, norm: Norm, weight: Float64Ar
 }
 
 /** out(m,n) = a(m,k) . w(n,k)^T + bias */
-async function linear(context: Context, a: Float64Array, k: number, weight: string, bias: string | null): Promise<Float64Array> {
+async function linear(
+  context: Context,
+  a: Float64Array,
+  k: number,
+  weight: string,
+  bias: string | null,
+): Promise<Float64Array> {
   const n = context.plan.weights.get(weight)?.shape[0] ?? 0;
   const m = a.length / k;
   const out = new Float64Array(m * n);
-  for (let begin = 0; begin < n && m > 0; begin += ROWS_AT_ONCE) {
+  if (m === 0) return out;
+  for (let begin = 0; begin < n; begin += ROWS_AT_ONCE) {
     const end = Math.min(begin + ROWS_AT_ONCE, n);
     const w = context.weight(weight, begin, end);
     for (let t = 0; t < m; t++)

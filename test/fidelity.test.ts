@@ -45,7 +45,11 @@ const peer = llama();
 const real = models();
 const both = "unavailable" in peer ? peer : "unavailable" in native ? native : { peer, native };
 
-async function stepWith(model: Model, backend: typeof native, batch: readonly Chunk[]): Promise<readonly Float32Array[]> {
+async function stepWith(
+  model: Model,
+  backend: typeof native,
+  batch: readonly Chunk[],
+): Promise<readonly Float32Array[]> {
   if ("unavailable" in backend) throw new Error(backend.unavailable);
   const session = await backend.prepare(model.plan, model.weights);
   const out = await session.step(batch);
@@ -70,20 +74,26 @@ function divergence(truth: Float64Array, other: (i: number) => number): number {
   return truth.reduce((sum, log, i) => sum + Math.exp(log) * (log - other(i)), 0);
 }
 
-async function compareDistributions(path: string, { peer, native }: Exclude<typeof both, { unavailable: string }>): Promise<void> {
+async function compareDistributions(path: string, tools: Exclude<typeof both, { unavailable: string }>): Promise<void> {
   const model = load(path, { slots: PROMPTS.length, context: 64 });
   const tokenizer = await model.tokenizer();
   const vocabulary = tokenizer.pieces.length;
-  const batch = PROMPTS.map((prompt, slot): Chunk => ({ slot, pos: 0, tokens: tokenizer.encode(prompt, { special: false }), logits: "all" }));
+  const batch = PROMPTS.map((prompt, slot): Chunk => ({
+    slot,
+    pos: 0,
+    tokens: tokenizer.encode(prompt, { special: false }),
+    logits: "all",
+  }));
   const want = await stepWith(model, openReference(), batch);
-  const got = await stepWith(model, native, batch);
+  const got = await stepWith(model, tools.native, batch);
   let ours = 0;
   let theirs = 0;
   let positions = 0;
   batch.forEach(({ tokens }, b) => {
-    const probabilities = peer.probabilities(path, [...tokens], vocabulary);
+    const probabilities = tools.peer.probabilities(path, [...tokens], vocabulary);
     for (let t = 0; t < tokens.length; t++, positions++) {
-      const at = (all: readonly Float32Array[]): Float32Array => (all[b] as Float32Array).subarray(t * vocabulary, (t + 1) * vocabulary);
+      const at = (all: readonly Float32Array[]): Float32Array =>
+        (all[b] as Float32Array).subarray(t * vocabulary, (t + 1) * vocabulary);
       const truth = logSoftmax(at(want));
       const mine = logSoftmax(at(got));
       const other = probabilities[t] as Float32Array;
@@ -99,7 +109,9 @@ async function compareDistributions(path: string, { peer, native }: Exclude<type
   });
   model.close();
   const [oursMean, theirsMean] = [ours / positions, theirs / positions];
-  console.log(`${path.split("/").at(-1)}: ${positions} positions, mean KL ours ${oursMean.toExponential(3)}, llama.cpp's ${theirsMean.toExponential(3)}`);
+  console.log(
+    `${path.split("/").at(-1)}: ${positions} positions, mean KL ours ${oursMean.toExponential(3)}, llama.cpp's ${theirsMean.toExponential(3)}`,
+  );
   expect(oursMean).toBeGreaterThan(0);
   expect(oursMean).toBeLessThanOrEqual(DIVERGENCE_RATIO * theirsMean);
 }
@@ -124,7 +136,12 @@ async function compareGreedy(path: string): Promise<void> {
     sequences.push(tokens);
   }
   await session[Symbol.asyncDispose]();
-  const batch = sequences.map((tokens, slot): Chunk => ({ slot, pos: 0, tokens: Int32Array.from(tokens), logits: "all" }));
+  const batch = sequences.map((tokens, slot): Chunk => ({
+    slot,
+    pos: 0,
+    tokens: Int32Array.from(tokens),
+    logits: "all",
+  }));
   const want = await stepWith(model, openReference(), batch);
   model.close();
   let worst = 0;

@@ -13,7 +13,7 @@ import type { Program, Type } from "../src/ladder/type.ts";
 import type { Op, ValueId } from "../src/ops.ts";
 import { type CacheShape, makePlan, type Plan } from "../src/plan.ts";
 
-export function standardProgram(): Program {
+function standardProgram(): Program {
   const resolved = resolveProgram(new Map(standardTexts().map((s) => [s.name, s.text])));
   if (resolved.kind !== "program") throw new Error("the standard declarations do not resolve");
   return resolved.program;
@@ -71,14 +71,17 @@ export function randomBytes(type: Type, count: number, random: Random): Uint8Arr
   const structure = structureOf(type);
   if (structure.kind === "none") throw new Error(structure.reason);
   if (structure.kind === "float") {
-    const size = type.blockBytes;
+    const size = type.blockBytes / type.blockSize;
     for (let i = 0; i < count; i++) bytes.set(floatBytes(structure.format, random.normal()), i * size);
     return bytes;
   }
   for (let i = 0; i < bytes.length; i++) bytes[i] = random.bits();
   for (let block = 0; block < bytes.length; block += type.blockBytes)
     for (const { byte, format } of [...structure.scale.fields, ...(structure.offset?.fields ?? [])])
-      bytes.set(floatBytes(format, (random.bits() & 1 ? 1 : -1) * 2 ** (-7 + random.integer(0, 4000) / 1000)), block + byte);
+      bytes.set(
+        floatBytes(format, (random.bits() & 1 ? 1 : -1) * 2 ** (-7 + random.integer(0, 4000) / 1000)),
+        block + byte,
+      );
   return bytes;
 }
 

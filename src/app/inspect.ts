@@ -148,7 +148,7 @@ function describe(report: Report): string {
     ["file", report.file],
     ["name", report.name === null ? "-" : JSON.stringify(report.name)],
     ["architecture", report.architecture],
-    ["parameters", million(report.parameters)],
+    ["parameters", countOf(report.parameters)],
     ["bits per weight", `${report.bits_per_weight.toFixed(2)} (matrices ${report.bits_per_matrix_weight.toFixed(2)})`],
     ["layers", `${report.layers} of width ${report.width}, feed-forward ${report.feed_forward}`],
     ["heads", `${report.heads} of ${report.head_dim}, ${report.kv_heads} for keys and values`],
@@ -161,12 +161,14 @@ function describe(report: Report): string {
   const types = report.types.map(({ type, tensors, parameters, bytes: size }) => [
     type,
     tensors,
-    million(parameters).padStart(10),
+    countOf(parameters).padStart(10),
     bytes(size).padStart(10),
   ]);
   return `${table(facts)}\n${table([["type", "tensors", "parameters", "      size"], ...types])}`;
 }
 
-function million(parameters: number): string {
-  return `${(parameters / 1e6).toPrecision(4)} M`;
+/** Parameters with four digits: "134.5 M". */
+function countOf(parameters: number): string {
+  const power = Math.min(3, Math.floor(Math.log10(parameters) / 3));
+  return power === 0 ? `${parameters}` : `${(parameters / 1000 ** power).toPrecision(4)} ${" kMB"[power]}`;
 }

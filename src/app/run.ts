@@ -11,7 +11,7 @@ import { command, type Command, UsageError, type Values } from "./command.ts";
 import { type Engine, ENGINE_OPTIONS, startEngine } from "./engine.ts";
 import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
-import { dim, makeProgress, note, peakMib, rate } from "./terminal.ts";
+import { dim, harmless, makeProgress, note, peakMib, rate } from "./terminal.ts";
 
 const OPTIONS = {
   ...ENGINE_OPTIONS,
@@ -172,7 +172,7 @@ async function produce(
       if (event.done === event.total) progress.clear();
     } else if (event.kind === "text") {
       text += event.text;
-      if (!values.json) process.stdout.write(event.text);
+      if (!values.json) process.stdout.write(process.stdout.isTTY ? harmless(event.text) : event.text);
     } else {
       progress.clear();
       if (process.stdout.isTTY && !values.json) process.stdout.write("\n");

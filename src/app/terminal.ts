@@ -44,6 +44,12 @@ export function dim(text: string): string {
   return process.env["NO_COLOR"] ? text : `\x1b[2m${text}\x1b[22m`;
 }
 
+/** Text of a model as a terminal may get it: no control characters but tab and line feed, for they could do anything. */
+export function harmless(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- they are what must not reach a terminal
+  return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\ufffd");
+}
+
 /** Bytes in the largest unit that leaves at least one: "93.8 MiB". */
 export function bytes(count: number): string {
   const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];

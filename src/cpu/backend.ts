@@ -36,7 +36,7 @@ export function openCpu(options: CpuOptions = {}): Backend | Unavailable {
   const addon = loadAddon();
   if ("unavailable" in addon) return addon;
   const isas = addon.isas();
-  const isa = options.isa ?? (isas[0] as string);
+  const isa = options.isa ?? isas[0];
   if (!isas.includes(isa)) return { unavailable: `this processor has no ${isa}; it has ${isas.join(", ")}` };
   const threads = options.threads ?? usableCores();
   const engine = new addon.Engine(isa, threads);
@@ -66,8 +66,7 @@ async function prepare(
       `the model needs ${mib(fileBytes)} MiB for weights and ${mib(cacheBytes)} MiB for a context of ${context} tokens, ` +
         `but ${mib(available)} MiB of memory are available; use a smaller model or --ctx`,
     );
-  const timer =
-    progress && setInterval(() => progress(Math.min(engine.loaded, fileBytes), fileBytes), PROGRESS_MS);
+  const timer = progress && setInterval(() => progress(Math.min(engine.loaded, fileBytes), fileBytes), PROGRESS_MS);
   try {
     return new CpuSession(plan, await engine.prepare(description));
   } finally {
@@ -200,11 +199,13 @@ function usableStructure(tensor: WeightTensor, structure: Structure, use: Use): 
   if (structure.kind === "none") return refuse(`${structure.reason}; --device reference can`);
   const k = shape.at(-1) ?? 0;
   if (structure.kind === "affine") {
-    const { bits } = structure.codes;
+    const bits = Math.max(...[structure.codes, structure.scale.codes, structure.offset?.codes].map((c) => c?.bits ?? 0));
     const group = structure.groupSize;
-    if (bits > 8) return refuse(`its codes have ${bits} bits, and the kernels take up to 8`);
+    if (bits > 8) return refuse(`it has codes of ${bits} bits, and the kernels take up to 8`);
     if (use === "matrix" && group % ACTIVATION_GROUP !== 0)
-      return refuse(`its scales hold for groups of ${group} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
+      return refuse(
+        `its scales hold for groups of ${group} values, and the kernels take multiples of ${ACTIVATION_GROUP}`,
+      );
     if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
       return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
   }

@@ -27,13 +27,14 @@ export interface NativeEngine {
 export interface Addon {
   readonly Engine: new (isa: string, threads: number) => NativeEngine;
   /** Instruction sets that this processor has kernels for, best first; "scalar" is always among them. */
-  isas(): string[];
+  isas(): readonly [string, ...string[]];
 }
 
 /** Loads the addon built by native/build.mjs. */
 export function loadAddon(): Addon | Unavailable {
   const file = fileURLToPath(new URL(`../../build/lutra-${process.platform}-${process.arch}.node`, import.meta.url));
-  const remedy = "install a C++20 compiler (Debian and Ubuntu: apt-get install g++), then run `npm rebuild lutra`, or `npm run build` in a checkout";
+  const remedy =
+    "install a C++20 compiler (Debian and Ubuntu: apt-get install g++), then run `npm rebuild lutra`, or `npm run build` in a checkout";
   if (!existsSync(file)) return { unavailable: `the native CPU backend is not built: ${remedy}` };
   try {
     return createRequire(import.meta.url)(file) as Addon;

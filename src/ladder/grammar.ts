@@ -19,7 +19,7 @@ const MAX_TEXT = 256 * 1024;
 const MAX_NESTING = 40;
 /** Operators and operands of one expression; bounds the depth of its tree, which later passes recurse over. */
 const MAX_TERMS = 500;
-/** Syntax errors after which the rest of a file is not read. */
+/** Strange characters that are reported, and syntax errors after which the rest of a file is not read. */
 const MAX_ERRORS = 50;
 
 const Identifier = createToken({ name: "Identifier", pattern: /[A-Za-z_][A-Za-z0-9_]*/, label: "a name" });
@@ -417,8 +417,8 @@ class LadderParser extends EmbeddedActionsParser {
   }
 }
 
-// Start-up counts: validating tokens and rules, and optimizing patterns for texts of a few KB, costs more than the parse.
-const lexer = new Lexer(TOKENS, { positionTracking: "onlyOffset", skipValidations: true, safeMode: true });
+// Start-up counts, so validating the tokens and rules, which costs more than a parse, is left to grammarErrors.
+const lexer = new Lexer(TOKENS, { positionTracking: "onlyOffset", skipValidations: true });
 const buildParser = (skipValidations: boolean): LadderParser => new LadderParser(skipValidations);
 const parser = buildParser(true);
 
@@ -442,7 +442,7 @@ export function parse(file: string, text: string): ParseResult {
   }
 
   const lexed = lexer.tokenize(text);
-  const errors: Diagnostic[] = lexed.errors.map(({ offset, length }) => {
+  const errors: Diagnostic[] = lexed.errors.slice(0, MAX_ERRORS).map(({ offset, length }) => {
     const what = length === 1 ? "character" : "characters";
     const shown = text.slice(offset, offset + Math.min(length, 20));
     return report("syntax", `unexpected ${what} ${JSON.stringify(shown)}`, offset, offset + length);

@@ -56,7 +56,7 @@ const PREFILL_STEP = 128;
  */
 export async function* generate(
   session: Session,
-  tokenizer: Tokenizer,
+  tokenizer: Pick<Tokenizer, "ends" | "stream">,
   prompt: Int32Array,
   options: GenerateOptions,
 ): AsyncGenerator<GenerateEvent, void, undefined> {

@@ -148,8 +148,8 @@ function readShard(source: ByteSource, file: number, byId: ReadonlyMap<number, T
 
 const SHARD_NAME = /-(\d{5})-of-(\d{5})\.gguf$/;
 
-/** Opens and reads the shards that follow the first; `first` is its shard 1 of `count`. */
-function readOtherShards(
+/** All `count` shards of a split model, whose first is read already. */
+function readShards(
   first: Shard,
   count: number,
   byId: ReadonlyMap<number, Type>,
@@ -163,32 +163,22 @@ function readOtherShards(
   if (match === null || !name.endsWith(suffix(1))) {
     throw new ModelError(name, "split.count", count, `the first of ${count} shards is named ...${suffix(1)}`);
   }
-  const shards: Shard[] = [];
-  try {
-    for (let i = 1; i < count; i++) {
-      const source = openShard(first, name.slice(0, match.index) + suffix(i + 1), count, open);
-      try {
-        shards.push(readShard(source, i, byId));
-      } catch (error) {
-        source.close();
-        throw error;
-      }
-      for (const [key, wanted] of [
-        ["split.no", i],
-        ["split.count", count],
-      ] as const) {
-        const found = shards.at(-1)?.metadata.integer(key);
-        if (found !== wanted) throw new ModelError(source.name, key, found, `${wanted} is needed here`);
-      }
+  const shards = [first];
+  for (let i = 1; i < count; i++) {
+    const shard = readShard(openShard(first, name.slice(0, match.index) + suffix(i + 1), count, open), i, byId);
+    for (const [key, wanted] of [
+      ["split.no", i],
+      ["split.count", count],
+    ] as const) {
+      const found = shard.metadata.integer(key);
+      if (found !== wanted) throw new ModelError(shard.source.name, key, found, `${wanted} is needed here`);
     }
-    const declared = first.metadata.integer("split.tensors.count");
-    const found = [first, ...shards].reduce((sum, shard) => sum + shard.tensors.length, 0);
-    if (found !== declared) {
-      throw new ModelError(name, "split.tensors.count", declared, `its ${count} shards have ${found} tensors`);
-    }
-  } catch (error) {
-    for (const shard of shards) shard.source.close();
-    throw error;
+    shards.push(shard);
+  }
+  const declared = first.metadata.integer("split.tensors.count");
+  const found = shards.reduce((sum, shard) => sum + shard.tensors.length, 0);
+  if (found !== declared) {
+    throw new ModelError(name, "split.tensors.count", declared, `its ${count} shards have ${found} tensors`);
   }
   return shards;
 }
@@ -215,18 +205,23 @@ export function readGguf(source: ByteSource, program: Program, open: (name: stri
     const id = type.ids.get("gguf");
     if (id !== undefined) byId.set(id, type);
   }
+  const opened = [source];
+  const openAnother = (name: string): ByteSource => {
+    const another = open(name);
+    opened.push(another);
+    return another;
+  };
   try {
     const first = readShard(source, 0, byId);
     const count = first.metadata.integer("split.count", 1);
-    return together(first, count > 1 ? readOtherShards(first, count, byId, open) : []);
+    return together(first, count > 1 ? readShards(first, count, byId, openAnother) : [first]);
   } catch (error) {
-    source.close();
+    for (const one of opened) one.close();
     throw error;
   }
 }
 
-function together(first: Shard, others: readonly Shard[]): Gguf {
-  const shards = [first, ...others];
+function together(first: Shard, shards: readonly Shard[]): Gguf {
   const tensors = new Map<string, WeightTensor>();
   for (const { source, tensors: own } of shards) {
     for (const tensor of own) {

@@ -39,6 +39,8 @@ const FREE_WORK = 2 ** 26;
 const MAX_PRODUCT = 2 ** 27;
 /** Lists within lists. */
 const MAX_DEPTH = 64;
+/** Steps within steps: macros that call macros, sums of many terms. */
+const MAX_NESTING = 500;
 /** Rendering takes a millisecond or so; this is for slow machines. */
 const TIME_LIMIT_MS = 2000;
 /** And a millisecond for each this many characters of the messages. */
@@ -224,6 +226,7 @@ function render(library: Library, program: Node, variables: Readonly<Record<stri
   const end = performance.now() + limitMs;
   let work = 0;
   let largest = 0;
+  let nesting = 0;
 
   function checkProduct(name: unknown, size: number, args: readonly Value[], depth: number): void {
     const amount = args.reduce(
@@ -240,7 +243,15 @@ function render(library: Library, program: Node, variables: Readonly<Record<stri
 
   // The interpreter calls both through itself, so that every step passes here.
   interpreter.evaluate = (node, scope): Value => {
-    const result = evaluate(node, scope);
+    if (nesting >= MAX_NESTING) throw new Limit("nested too deeply", `at most ${MAX_NESTING} steps deep is possible`);
+    nesting++;
+    let result: Value;
+    try {
+      result = evaluate(node, scope);
+    } finally {
+      // Also where a loop is left by "break", which the library throws.
+      nesting--;
+    }
     if (performance.now() > end) throw new Limit(`not done after ${Math.round(limitMs)} ms`, "it must end");
     const { size } = weigh(result);
     if (size > maxSize) throw new Limit(`makes a value of ${size} characters`, `at most ${maxSize} are possible`);

@@ -439,13 +439,13 @@ function* sections(text: string): Generator<string> {
 }
 
 /**
- * Breaks every control token in `text`, and a beginning of one at its end (also where that end is trimmed), which the
- * text that follows could complete.
+ * Breaks every control token in `text` (one of a single character is replaced), and a beginning of one at its end (also
+ * where that end is trimmed), which the text that follows could complete.
  */
 function shielded(text: string, find: RegExp | null, hidden: readonly string[]): string {
   const broken = (token: string): string => {
     const first = String.fromCodePoint(token.codePointAt(0) ?? 0);
-    return first + SHIELD + token.slice(first.length);
+    return token === first ? "\ufffd" : first + SHIELD + token.slice(first.length);
   };
   let result = text.replaceAll(SHIELD, "\ufffd");
   if (find === null) return result;
@@ -457,7 +457,9 @@ function shielded(text: string, find: RegExp | null, hidden: readonly string[]):
   for (const token of hidden) {
     for (let length = Math.min(token.length - 1, end); length > 0; length--) {
       if (!result.startsWith(token.slice(0, length), end - length)) continue;
-      return result.slice(0, end - length) + broken(result.slice(end - length));
+      const begin = String.fromCodePoint(result.codePointAt(end - length) ?? 0);
+      const after = end - length + begin.length;
+      return result.slice(0, after) + SHIELD + result.slice(after);
     }
   }
   return result;

@@ -128,7 +128,7 @@ export function planModel(gguf: Gguf, config: Config, vocabulary: number, option
 
 /** GGUF's order, the contiguous dimension first. */
 function dims(shape: readonly number[]): string {
-  return [...shape].reverse().join(" x ");
+  return shape.toReversed().join(" x ");
 }
 
 /** Llama 3.1's long-context scaling comes as one divisor a pair, in a tensor. */

@@ -12,16 +12,8 @@ import type { Type } from "../../src/ladder/type.ts";
 import type { Gemm, Op, Rope } from "../../src/ops.ts";
 import type { Plan } from "../../src/plan.ts";
 import { openReference } from "../../src/reference.ts";
-import {
-  f32Weight,
-  Random,
-  randomBytes,
-  type SmallWeight,
-  smallPlan,
-  standardProgram,
-  typeNamed,
-  weightFile,
-} from "../small-plan.ts";
+import { f32Weight, Random, randomBytes, type SmallWeight, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
+import { oddTypes, programWith } from "../ladder/program.ts";
 
 const SEED = 20_261_123;
 const ACTIVATION_GROUP = 16; // values that share one int8 scale
@@ -47,7 +39,12 @@ afterAll(async () => {
   for (const backend of backends.values()) await backend[Symbol.asyncDispose]();
 });
 
-async function run(backend: Backend, plan: Plan, weights: WeightSource, batches: readonly (readonly Chunk[])[]): Promise<Float32Array[]> {
+async function run(
+  backend: Backend,
+  plan: Plan,
+  weights: WeightSource,
+  batches: readonly (readonly Chunk[])[],
+): Promise<Float32Array[]> {
   const session = await backend.prepare(plan, weights);
   const out: Float32Array[] = [];
   for (const batch of batches) out.push(...(await session.step(batch)));
@@ -61,10 +58,37 @@ function chunk(tokens: readonly number[], pos = 0, slot = 0): Chunk {
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 
-/** Types that a matrix can have: everything in dsl/ but plain integers, which are no weights. */
-const matrixTypes = [...standardProgram().types.values()].filter((type) => {
+/** What a user might declare: fields in another order, codes in two fields or high nibble first, groups of 16 and 48. */
+const userTypes = `
+block Split3[48] {
+  d  : F16
+  hi : U8[6]
+  lo : U8[12]
+  code q[i < 48] = hi[i div 8].bits(i mod 8 +: 1) ++ lo[i mod 12].bits(2 * (i div 12) +: 2)
+  value[i] = d * (q[i] - 3)
+}
+block HighNibble[64] {
+  qs : U8[32]
+  m  : F16
+  sc : I8[4]
+  d  : BF16
+  code q[i < 64] = qs[i div 2].bits(4 - 4 * (i mod 2) +: 4)
+  value[i] = d * sc[i div 16] * q[i] + m
+}
+block Half7[16] {
+  d  : F32
+  qs : U8[16]
+  code q[i < 16] = qs[15 - i].bits(1 +: 7)
+  value[i] = d * (q[i] - 63.5)
+}
+`;
+
+/** Types that a matrix can have: those of dsl/ that are no plain integers, and odd ones that nobody listed. */
+const matrixTypes = [...programWith(oddTypes + userTypes).types.values()].filter((type) => {
   const structure = structureOf(type);
-  return structure.kind === "float" || (structure.kind === "affine" && structure.groupSize >= 16);
+  if (structure.kind !== "affine") return structure.kind === "float";
+  const codes = [structure.codes, structure.scale.codes, structure.offset?.codes];
+  return structure.groupSize % ACTIVATION_GROUP === 0 && codes.every((c) => (c?.bits ?? 0) <= 8);
 });
 
 interface GemmCase {
@@ -79,7 +103,13 @@ interface GemmCase {
 }
 
 /** One Gemm of a random shape: input 0, what is added 1, then the output. */
-function gemmCase(type: Type, epilogue: "store" | "add" | "silu-mul", withNorm: boolean, withBias: boolean, random: Random): GemmCase {
+function gemmCase(
+  type: Type,
+  epilogue: "store" | "add" | "silu-mul",
+  withNorm: boolean,
+  withBias: boolean,
+  random: Random,
+): GemmCase {
   const step = Math.max(type.blockSize, structureOf(type).kind === "float" ? 1 : ACTIVATION_GROUP);
   const n = random.integer(1, 100);
   const k = step * random.integer(1, Math.max(2, Math.floor(600 / step)));
@@ -148,7 +178,9 @@ function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array 
   const bound = new Float64Array(tokens * n);
   const rounding = new Float64Array(tokens * n);
   const matrices = gemm.linears.map((l) => matrix(l.weight));
-  const biases = gemm.linears.map((l) => (l.bias === null ? null : new Float32Array(find(l.bias).bytes.slice().buffer)));
+  const biases = gemm.linears.map((l) =>
+    l.bias === null ? null : new Float32Array(find(l.bias).bytes.slice().buffer),
+  );
   for (let t = 0; t < tokens; t++) {
     let x = Float64Array.from(c.x.subarray(t * k, (t + 1) * k));
     let normError = 0; // relative: the mean of squares, a root, a quotient, two products
@@ -175,7 +207,9 @@ function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array 
       }
       // silu has slope at most 1.1, |silu(g)| <= |g|; the native exponential is within 2^-20.
       const combine = (g: number, u: number): number =>
-        1.1 * g * (Math.abs(second.product) + u) + Math.abs(first.product) * u + 2 ** -20 * Math.abs(first.product * second.product);
+        1.1 * g * (Math.abs(second.product) + u) +
+        Math.abs(first.product) * u +
+        2 ** -20 * Math.abs(first.product * second.product);
       bound[at] = combine(first.all, second.all) + 8 * EPSILON;
       rounding[at] = combine(first.rounding, second.rounding) + 8 * EPSILON;
     }
@@ -214,7 +248,13 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
             expectWithin(got, want, bound, what);
             // All kernels share the int8 activations: what they differ by is the order of float operations alone.
             // (After a norm an activation at a tie may round the other way, so only without.)
-            if (!withNorm) expectWithin(got, (first ??= got), rounding.map((r) => 2 * r), `${what} against ${isas[0]}`);
+            if (!withNorm)
+              expectWithin(
+                got,
+                (first ??= got),
+                rounding.map((r) => 2 * r),
+                `${what} against ${isas[0]}`,
+              );
           }
         }
     });
@@ -225,7 +265,12 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
       using weights = weightFile(c.weights);
       for (const isa of isas) {
         const [together] = (await run(cpu(isa, 2), c.plan, weights, [[chunk(range(c.tokens))]])) as [Float32Array];
-        const alone = await run(cpu(isa, 1), c.plan, weights, range(c.tokens).map((t) => [chunk([t])]));
+        const alone = await run(
+          cpu(isa, 1),
+          c.plan,
+          weights,
+          range(c.tokens).map((t) => [chunk([t])]),
+        );
         expect(Buffer.concat(alone.map((a) => Buffer.from(a.buffer, a.byteOffset, a.byteLength)))).toEqual(
           Buffer.from(together.buffer, together.byteOffset, together.byteLength),
         );
@@ -241,9 +286,16 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
       const plan = smallPlan([table], [], [], [], 0);
       const tokens = [0, 69, 31, 32, 33, 5];
       const [want] = (await run(openReference(), plan, weights, [[chunk(tokens)]])) as [Float32Array];
-      // scale * code and the sum with the offset are one f32 rounding each, of terms up to 4 x the largest value.
+      // A half times a code of 8 bits is exact. Else scale, product and sum are rounded, of terms up to 4 x the largest.
+      const structure = structureOf(type);
+      const exact =
+        structure.kind === "float" ||
+        (structure.kind === "affine" &&
+          structure.offset === null &&
+          Number.isInteger(structure.zero) &&
+          structure.scale.fields.every((f) => f.format !== "f32"));
       const largest = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-      const bound = new Float64Array(want.length).fill(hasOffset(type) ? 8 * EPSILON * largest : 0);
+      const bound = new Float64Array(want.length).fill(exact ? 0 : 12 * EPSILON * largest);
       for (const { isa, threads } of machines) {
         const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk(tokens)]])) as [Float32Array];
         expectWithin(got, want, bound, isa);
@@ -259,14 +311,23 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
         const bytes = randomBytes(type, 33 * k, new Random(SEED));
         const structure = structureOf(type);
         if (structure.kind !== "affine") throw new Error(name);
-        const scales = new Set([...structure.scale.fields, ...(structure.offset?.fields ?? [])].flatMap((f) => [f.byte, f.byte + 1]));
+        const scales = new Set(
+          [...structure.scale.fields, ...(structure.offset?.fields ?? [])].flatMap((f) => [f.byte, f.byte + 1]),
+        );
         bytes.forEach((_, i) => {
           if (!scales.has(i % type.blockBytes)) bytes[i] = fill;
         });
         for (const sign of [1, -1]) {
           const inputs = [f32Weight("x", [1, k], new Float32Array(k).fill(sign * 3))];
           const others: SmallWeight[] = [{ name: "w", type, shape: [33, k], bytes }];
-          const gemm: Op = { kind: "gemm", input: 0, norm: null, linears: [{ weight: "w", bias: null }], epilogue: { kind: "store" }, out: [1] };
+          const gemm: Op = {
+            kind: "gemm",
+            input: 0,
+            norm: null,
+            linears: [{ weight: "w", bias: null }],
+            epilogue: { kind: "store" },
+            out: [1],
+          };
           const plan = smallPlan(inputs, others, [33], [gemm], 1);
           using weights = weightFile([...inputs, ...others]);
           const [want] = (await run(openReference(), plan, weights, [[chunk([0])]])) as [Float32Array];
@@ -278,7 +339,9 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
           for (const { isa, threads } of machines) {
             const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0])]])) as [Float32Array];
             const most = rows.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-            const bound = new Float64Array(33).fill(EPSILON * 96 * Math.max(hasOffset(type) ? size * 2 ** -3 : 0, most * k * 3));
+            const bound = new Float64Array(33).fill(
+              EPSILON * 96 * Math.max(hasOffset(type) ? size * 2 ** -3 : 0, most * k * 3),
+            );
             expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${isa}`);
           }
         }
@@ -295,8 +358,18 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
     x[2 * k + 40] = Infinity;
     const inputs = [f32Weight("x", [3, k], x)];
     const bias = random.normals(40);
-    const others = [{ name: "w", type, shape: [40, k], bytes: randomBytes(type, 40 * k, random) }, f32Weight("b", [40], bias)];
-    const gemm: Op = { kind: "gemm", input: 0, norm: null, linears: [{ weight: "w", bias: "b" }], epilogue: { kind: "store" }, out: [1] };
+    const others = [
+      { name: "w", type, shape: [40, k], bytes: randomBytes(type, 40 * k, random) },
+      f32Weight("b", [40], bias),
+    ];
+    const gemm: Op = {
+      kind: "gemm",
+      input: 0,
+      norm: null,
+      linears: [{ weight: "w", bias: "b" }],
+      epilogue: { kind: "store" },
+      out: [1],
+    };
     const plan = smallPlan(inputs, others, [40], [gemm], 1);
     using weights = weightFile([...inputs, ...others]);
     for (const { isa, threads } of machines) {
@@ -306,26 +379,39 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
     }
   });
 
-  test.each(["adjacent", "split"] as const)("rope turns %s pairs and leaves the rest of a head alone", async (pairing) => {
-    const random = new Random(SEED + 4);
-    for (const [heads, headDim, pairs] of [
-      [3, 64, 32],
-      [5, 20, 6],
-      [1, 2, 1],
-    ] as const) {
-      const inputs = [f32Weight("x", [7, heads * headDim], random.normals(7 * heads * headDim))];
-      const op: Rope = { kind: "rope", value: 0, heads, headDim, pairing, frequencies: range(pairs).map((p) => 0.7 ** p), magnitude: 1.25 };
-      const plan = smallPlan(inputs, [], [], [op], 0, { layers: 0, width: 0, context: 4000, slots: 1 });
-      using weights = weightFile(inputs);
-      const batches = [[chunk(range(7), 3000)], [chunk([4], 0)]];
-      const want = await run(openReference(), plan, weights, batches);
-      for (const { isa, threads } of machines) {
-        const got = await run(cpu(isa, threads), plan, weights, batches);
-        // A rounded sine and cosine, two products and a sum of numbers below 1.25 * 6.
-        got.forEach((g, i) => expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(8 * EPSILON * 7.5), isa));
+  test.each(["adjacent", "split"] as const)(
+    "rope turns %s pairs and leaves the rest of a head alone",
+    async (pairing) => {
+      const random = new Random(SEED + 4);
+      for (const [heads, headDim, pairs] of [
+        [3, 64, 32],
+        [5, 20, 6],
+        [1, 2, 1],
+      ] as const) {
+        const inputs = [f32Weight("x", [7, heads * headDim], random.normals(7 * heads * headDim))];
+        const op: Rope = {
+          kind: "rope",
+          value: 0,
+          heads,
+          headDim,
+          pairing,
+          frequencies: range(pairs).map((p) => 0.7 ** p),
+          magnitude: 1.25,
+        };
+        const plan = smallPlan(inputs, [], [], [op], 0, { layers: 0, width: 0, context: 4000, slots: 1 });
+        using weights = weightFile(inputs);
+        const batches = [[chunk(range(7), 3000)], [chunk([4], 0)]];
+        const want = await run(openReference(), plan, weights, batches);
+        for (const { isa, threads } of machines) {
+          const got = await run(cpu(isa, threads), plan, weights, batches);
+          // A rounded sine and cosine, two products and a sum of numbers below 1.25 * 6.
+          got.forEach((g, i) =>
+            expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(8 * EPSILON * 7.5), isa),
+          );
+        }
       }
-    }
-  });
+    },
+  );
 
   test("attention over grouped heads, several sequences, and positions that came in pieces", async () => {
     const random = new Random(SEED + 5);
@@ -343,11 +429,23 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
       ];
       const scale = 1 / Math.sqrt(headDim);
       const op: Op = { kind: "attention", layer: 1, q: 0, k: 1, v: 2, out: 3, heads, kvHeads, headDim, scale };
-      const plan = smallPlan(inputs, [], [heads * headDim], [op], 3, { layers: 2, width: kvHeads * headDim, context: 50, slots: 3 });
+      const plan = smallPlan(inputs, [], [heads * headDim], [op], 3, {
+        layers: 2,
+        width: kvHeads * headDim,
+        context: 50,
+        slots: 3,
+      });
       using weights = weightFile(inputs);
       const batches = [
         [chunk(range(17), 0, 2), chunk([30, 31, 32], 0, 0)],
-        [chunk([33], 3, 0), chunk(range(20).map((i) => i + 17), 17, 2)],
+        [
+          chunk([33], 3, 0),
+          chunk(
+            range(20).map((i) => i + 17),
+            17,
+            2,
+          ),
+        ],
         [chunk([39, 38], 5, 2)], // positions written again: what came after them is forgotten
       ];
       const want = await run(openReference(), plan, weights, batches);
@@ -357,8 +455,16 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
       const bound = (2 * scoreError + 2 ** -11 + 2 ** -18) * 6;
       for (const { isa, threads } of machines) {
         const got = await run(cpu(isa, threads), plan, weights, batches);
-        got.forEach((g, i) => expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(bound), `${isa} ${heads}/${kvHeads}x${headDim}`));
-        const mean = (a: Float32Array, b: Float32Array): number => a.reduce((s, v, j) => s + (v - (b[j] as number)) ** 2, 0) / a.length;
+        got.forEach((g, i) =>
+          expectWithin(
+            g,
+            want[i] as Float32Array,
+            new Float64Array(g.length).fill(bound),
+            `${isa} ${heads}/${kvHeads}x${headDim}`,
+          ),
+        );
+        const mean = (a: Float32Array, b: Float32Array): number =>
+          a.reduce((s, v, j) => s + (v - (b[j] as number)) ** 2, 0) / a.length;
         // Rounding errors are as often up as down: the mean square must lie far below the worst case.
         got.forEach((g, i) => expect(mean(g, want[i] as Float32Array), isa).toBeLessThan((2 ** -9) ** 2));
       }

@@ -62,6 +62,7 @@ test.each([
     "the size of block A must be a whole number from 1 to 4096, not 1000000",
   ],
   ["250,000 strange characters", lone("#$%^&".repeat(50_000)), 'unexpected characters "#$%^&#$%^&#$%^&#$%^&"'],
+  ["a strange character on each of 80,000 lines", lone("#a\n".repeat(80_000)), 'unexpected character "#"'],
   [
     "a syntax error on each of 30,000 lines",
     lone("\nblock".repeat(30_000)),

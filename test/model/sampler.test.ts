@@ -170,7 +170,18 @@ describe("draws", () => {
   test("of seed 42 are these for ever", () => {
     const sampler = makeSampler({ ...OFF, seed: 42n });
     const even = new Float32Array(1000);
-    expect(Array.from({ length: 8 }, () => sampler.draw(even))).toMatchInlineSnapshot();
+    expect(Array.from({ length: 8 }, () => sampler.draw(even))).toMatchInlineSnapshot(`
+      [
+        615,
+        380,
+        774,
+        996,
+        626,
+        581,
+        234,
+        333,
+      ]
+    `);
   });
 
   test("never give a masked token", () => {

@@ -48,6 +48,7 @@ const refusal = async (template: string, content = "x"): Promise<string> => {
 };
 
 describe("a prompt", () => {
+  // oxlint-disable vitest/no-standalone-expect -- testWith is a test
   testWith(models(), "is what SmolLM2's template says, with its own system message", async ({ smollm2 }) => {
     const { metadata } = readGguf(load(smollm2), program, load);
     const tokenizer = await loadTokenizer(metadata);
@@ -59,6 +60,8 @@ describe("a prompt", () => {
     );
     expect([...tokens].filter((id) => id === 1)).toHaveLength(3);
   });
+
+  // oxlint-enable vitest/no-standalone-expect
 
   test("has its control tokens from the template alone, whatever the messages say", async () => {
     const { tokenizer, template } = await chat(CHATML);
@@ -101,7 +104,7 @@ describe("a prompt", () => {
   });
 
   test("begins with BOS once, whether the template writes it or not", async () => {
-    const vocabulary = sentencePieces("a b c d e f g h i j k l m n o p q r s t u v w x y z", 300, 5);
+    const vocabulary = sentencePieces(hardText(1000, 5), 300, 5);
     for (const template of ["{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"]) {
       const { template: own } = await chat(template, vocabulary);
       const tokens = [...own.prompt([{ role: "user", content: "<s>a" }])];
@@ -125,6 +128,12 @@ describe("a prompt", () => {
     expect(
       await rendered("{{ messages[0].content.split('</think>')[-1].replace('b', 'cc') | upper }}", "a</think>b"),
     ).toBe("CC");
+    expect(
+      await rendered(
+        "{% for i in range(600) %}{% for j in [1, 2] %}{% break %}{% endfor %}{% endfor %}{{ 1 + 1 }}",
+        "",
+      ),
+    ).toBe("2");
     expect(await rendered("{{ messages[0] | tojson(indent=2) }}", "x")).toBe(
       '{\n  "role": "user",\n  "content": "x"\n}',
     );
@@ -139,6 +148,10 @@ describe("a prompt", () => {
     expect(performance.now() - begin).toBeLessThan(20_000);
   });
 });
+
+/** A text in ns.x that is doubled so many times. */
+const double = (times: number): string =>
+  `{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(${times}) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}`;
 
 describe("a template that cannot be used is refused in words", () => {
   const at = "ModelError: m.gguf: tokenizer.chat_template:";
@@ -172,12 +185,9 @@ describe("a template that cannot be used is refused in words", () => {
     expect(await refusal(loops)).toMatch(/^ModelError: .*: not done after 2000 ms; it must end$/);
   });
 
-  const double = (times: number): string =>
-    `{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(${times}) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}`;
-
   test.each([
     ["range", "{{ range(1000000000000) }}", "range of 1000000000000; at most 100000 are possible"],
-    ["doubling", double(40), "makes a value of 2097152 characters; at most 1048604 are possible"],
+    ["doubling", double(40), "makes a value of 2097152 characters; at most 1048700 are possible"],
     [
       "replace",
       `${double(16)}{{ ns.x.replace('a', ns.x) }}`,
@@ -226,12 +236,12 @@ describe("a template that cannot be used is refused in words", () => {
     [
       "shared lists",
       "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}",
-      "makes a value of 1572859 characters; at most 1048604 are possible",
+      "makes a value of 1572861 characters; at most 1048700 are possible",
     ],
     [
       "growing list",
       "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-      "makes a value of 2097153 characters; at most 1048604 are possible",
+      "makes a value of 2097153 characters; at most 1048700 are possible",
     ],
     [
       "cycles",
@@ -241,12 +251,12 @@ describe("a template that cannot be used is refused in words", () => {
     [
       "many large values",
       `${double(15)}${"{% set ns.a = ns.x | upper %}".repeat(400)}`,
-      "makes values of 67268645 characters in all; at most 67110656 are possible",
+      "makes values of 67633312 characters in all; at most 67110848 are possible",
     ],
     [
       "recursion",
       "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
-      "fails: nested too deeply, or too large; use --raw, or a model file with a working template",
+      "nested too deeply; at most 500 steps deep is possible",
     ],
     [
       "brackets",

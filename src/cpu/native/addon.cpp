@@ -93,18 +93,17 @@ FloatFormat formatOf(const std::string& name) {
 Codes codesOf(const Napi::Object& o) {
   return {listOf<Run>(o.Get("runs"),
                       [](const Napi::Object& r) {
-                        return Run{whole(r, "first"), whole(r, "count"), whole(r, "bit"),
-                                   whole(r, "step"),  whole(r, "width"), whole(r, "shift")};
+                        return Run{whole(r, "first"),          whole(r, "count"), whole(r, "bit"),
+                                   int32_t(number(r, "step")), whole(r, "width"), whole(r, "shift")};
                       }),
           whole(o, "bits"), whole(o, "flip")};
 }
 
 GroupTerm termOf(const Napi::Object& o) {
   GroupTerm term{number(o, "constant"),
-                 listOf<FloatField>(o.Get("fields"),
-                                    [](const Napi::Object& f) {
-                                      return FloatField{formatOf(text(f, "format")), whole(f, "byte")};
-                                    }),
+                 listOf<FloatField>(
+                     o.Get("fields"),
+                     [](const Napi::Object& f) { return FloatField{formatOf(text(f, "format")), whole(f, "byte")}; }),
                  std::nullopt, 0};
   if (!o.Get("codes").IsNull()) {
     const Napi::Object codes = o.Get("codes").ToObject();
@@ -137,8 +136,9 @@ Reading readingOf(const Napi::Object& o) {
 std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types) {
   return listOf<Source>(list, [&](const Napi::Object& o) {
     const Reading& type = types[whole(o, "type")];
-    return Source{text(o, "name"), int(whole(o, "file")), uint64_t(number(o, "byteOffset")), whole(o, "n"),
-                  whole(o, "k"),   type.format,           type.affine};
+    return Source{text(o, "name"), int(whole(o, "file")), uint64_t(number(o, "byteOffset")),
+                  whole(o, "n"),   whole(o, "k"),         type.format,
+                  type.affine};
   });
 }
 
@@ -150,9 +150,9 @@ Op opOf(const Napi::Object& o) {
     return RopeOp{whole(o, "value"), whole(o, "heads"), whole(o, "headDim"), text(o, "pairing") == "adjacent",
                   whole(o, "table")};
   if (kind == "attention")
-    return AttentionOp{whole(o, "layer"), whole(o, "q"),     whole(o, "k"),       whole(o, "v"),
-                       whole(o, "out"),   whole(o, "heads"), whole(o, "kvHeads"), whole(o, "headDim"),
-                       float(number(o, "scale"))};
+    return AttentionOp{whole(o, "layer"),   whole(o, "q"),       whole(o, "k"),
+                       whole(o, "v"),       whole(o, "out"),     whole(o, "heads"),
+                       whole(o, "kvHeads"), whole(o, "headDim"), float(number(o, "scale"))};
   const Napi::Object epilogue = o.Get("epilogue").ToObject();
   const std::string end = text(epilogue, "kind");
   return GemmOp{whole(o, "input"),
@@ -162,7 +162,9 @@ Op opOf(const Napi::Object& o) {
                                   [](const Napi::Object& l) {
                                     return LinearUse{whole(l, "weight"), int32_t(number(l, "bias")), whole(l, "out")};
                                   }),
-                end == "add" ? Epilogue::Add : end == "silu-mul" ? Epilogue::SiluMul : Epilogue::Store,
+                end == "add"        ? Epilogue::Add
+                : end == "silu-mul" ? Epilogue::SiluMul
+                                    : Epilogue::Store,
                 end == "add" ? whole(epilogue, "from") : 0};
 }
 
@@ -226,8 +228,8 @@ class Session : public Napi::ObjectWrap<Session> {
     std::vector<Row> rows(flat.ElementLength() / 4);
     for (size_t i = 0; i < rows.size(); i++)
       rows[i] = {flat[4 * i], uint32_t(flat[4 * i + 1]), uint32_t(flat[4 * i + 2]), flat[4 * i + 3] != 0};
-    const auto out = std::make_shared<Napi::Reference<Napi::Float32Array>>(
-        Napi::Persistent(info[1].As<Napi::Float32Array>()));
+    const auto out =
+        std::make_shared<Napi::Reference<Napi::Float32Array>>(Napi::Persistent(info[1].As<Napi::Float32Array>()));
     float* to = info[1].As<Napi::Float32Array>().Data();
     return Task::start(
         info.Env(), [state = state_, rows = std::move(rows), to] { state->executor->step(rows, to); },
@@ -306,8 +308,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
           for (auto* list : {&matrices, &vectors})
             for (Source& source : *list) source.fd = opened.descriptors[size_t(source.fd)];
           EngineState& engine = *session->engine;
-          session->executor = std::make_unique<Executor>(engine.pool, *engine.kernels, std::move(*plan), matrices,
-                                                         vectors, *loaded);
+          session->executor =
+              std::make_unique<Executor>(engine.pool, *engine.kernels, std::move(*plan), matrices, vectors, *loaded);
         },
         [session](Napi::Env env) { return Session::wrap(env, session); });
   }

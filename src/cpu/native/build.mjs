@@ -39,8 +39,10 @@ if (existsSync(output) && loads(output) && (ifNeeded && !isCheckout ? true : sta
 const compiler = [process.env.CXX, "g++", "clang++", "c++"].find(
   (name) => name && spawnSync(name, ["--version"], { stdio: "ignore" }).status === 0,
 );
-if (process.platform === "win32") fail("Windows is not supported yet; use WSL (https://learn.microsoft.com/windows/wsl).");
-if (!compiler) fail("no C++ compiler found; install one (Debian and Ubuntu: apt-get install g++) and run `npm rebuild lutra`.");
+if (process.platform === "win32")
+  fail("Windows is not supported yet; use WSL (https://learn.microsoft.com/windows/wsl).");
+if (!compiler)
+  fail("no C++ compiler found; install one (Debian and Ubuntu: apt-get install g++) and run `npm rebuild lutra`.");
 
 const includes = [require("node-addon-api").include_dir, require("node-api-headers").include_dir];
 const flags = [
@@ -74,7 +76,18 @@ try {
   const undefinedLater = process.platform === "darwin" ? ["-undefined", "dynamic_lookup"] : [];
   const objects = readdirSync(work).map((name) => join(work, name));
   if (results.every((r) => r.ok))
-    results.push(await run(["-shared", "-pthread", "-static-libstdc++", "-static-libgcc", ...undefinedLater, ...objects, "-o", linked]));
+    results.push(
+      await run([
+        "-shared",
+        "-pthread",
+        "-static-libstdc++",
+        "-static-libgcc",
+        ...undefinedLater,
+        ...objects,
+        "-o",
+        linked,
+      ]),
+    );
   const bad = results.find((r) => !r.ok);
   for (const { ok, errors } of results) if (ok && errors) process.stderr.write(errors);
   if (bad) {

@@ -143,8 +143,7 @@ size_t Executor::carve(uint8_t* base) {
   size_t widest = 0, headDim = 0;
   for (const Op& op : plan_.ops) {
     if (const auto* gemm = std::get_if<GemmOp>(&op)) widest = std::max<size_t>(widest, plan_.widths[gemm->input]);
-    if (const auto* attention = std::get_if<AttentionOp>(&op))
-      headDim = std::max<size_t>(headDim, attention->headDim);
+    if (const auto* attention = std::get_if<AttentionOp>(&op)) headDim = std::max<size_t>(headDim, attention->headDim);
   }
   at_.normed = carver.take<float>(kRows * widest);
   at_.codes = carver.take<int8_t>(kRows * widest);
@@ -214,8 +213,8 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, uint32_t worke
     float* normed = at_.normed + size_t(r) * k;
     if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
     if (packed)
-      kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + size_t(r) * (k / kActGroup),
-                        at_.sums + size_t(r) * (k / kActGroup));
+      kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k,
+                        at_.scales + size_t(r) * (k / kActGroup), at_.sums + size_t(r) * (k / kActGroup));
   }
 }
 

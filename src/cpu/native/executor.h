@@ -126,13 +126,13 @@ class Executor {
   Memory cache_;    // f16: (layer, keys or values, slot, head, position, headDim)
 
   struct Scratch {
-    std::vector<float*> values;            // (kRows, width) of each value
-    std::vector<float*> cosines, sines;    // (kRows, pairs) of each rope table
-    float* normed;                         // (kRows, widest input) after the norm
-    int8_t* codes;                         // the same as int8
-    float* scales;                         // (kRows, widest / 16)
-    int32_t* sums;                         // (kRows, widest / 16)
-    std::vector<float*> scores, queries;   // of each worker: (context), (headDim)
+    std::vector<float*> values;           // (kRows, width) of each value
+    std::vector<float*> cosines, sines;   // (kRows, pairs) of each rope table
+    float* normed;                        // (kRows, widest input) after the norm
+    int8_t* codes;                        // the same as int8
+    float* scales;                        // (kRows, widest / 16)
+    int32_t* sums;                        // (kRows, widest / 16)
+    std::vector<float*> scores, queries;  // of each worker: (context), (headDim)
   } at_;
   Memory scratch_;
 };

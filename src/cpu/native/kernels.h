@@ -13,9 +13,9 @@ constexpr uint32_t kMaxTokens = 8;  // tokens of one kernel call
 
 /// Activations of some tokens as int8 codes: x ~ scale[k / 16] * code.
 struct Activations {
-  const int8_t* codes;   // (t, k)
-  const float* scales;   // (t, k / 16)
-  const int32_t* sums;   // (t, k / 16), sums of the codes of a group
+  const int8_t* codes;  // (t, k)
+  const float* scales;  // (t, k / 16)
+  const int32_t* sums;  // (t, k / 16), sums of the codes of a group
   uint32_t k;
 
   Activations from(uint32_t token) const {

@@ -141,8 +141,8 @@ void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float
 
 }  // namespace
 
-const Kernels avx512Kernels = {"avx512-vnni",        packedTile,          floatTile,          avx2Kernels.quantize,
-                               avx2Kernels.rmsNorm,  avx2Kernels.siluMul, avx2Kernels.attend, avx2Kernels.toHalf};
+const Kernels avx512Kernels = {"avx512-vnni",       packedTile,          floatTile,          avx2Kernels.quantize,
+                               avx2Kernels.rmsNorm, avx2Kernels.siluMul, avx2Kernels.attend, avx2Kernels.toHalf};
 
 }  // namespace lutra
 #endif

@@ -31,7 +31,7 @@ uint16_t floatToHalf(float x) {  // round to nearest even
   std::memcpy(&bits, &x, 4);
   const uint16_t sign = bits >> 16 & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;  // NaN
+  if (magnitude > 0x7f800000) return sign | 0x7e00;   // NaN
   if (magnitude >= 0x477ff000) return sign | 0x7c00;  // rounds past 65504
   if (magnitude < 0x38800000) {                       // subnormal half: units of 2^-24
     float value;
@@ -89,8 +89,7 @@ void groupTerms(const GroupTerm& term, const uint8_t* block, uint32_t groups, ui
   double common = term.constant;
   for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
   if (term.codes) gatherCodes(*term.codes, block, groups, codes);
-  for (uint32_t g = 0; g < groups; g++)
-    out[g] = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
+  for (uint32_t g = 0; g < groups; g++) out[g] = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
 }
 
 void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* out) {

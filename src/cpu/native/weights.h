@@ -20,7 +20,9 @@ float loadFloat(FloatFormat f, const uint8_t* p);
 
 /// Element first + j takes `width` bits at bit `bit + j * step` of the block, placed at `shift` of its code.
 struct Run {
-  uint32_t first, count, bit, step, width, shift;
+  uint32_t first, count, bit;
+  int32_t step;
+  uint32_t width, shift;
 };
 
 struct Codes {
@@ -41,7 +43,9 @@ struct GroupTerm {
   int32_t bias;
 
   /// The term is one f16 field as it stands, so that f16 holds it exactly.
-  bool isHalf() const { return constant == 1.0 && fields.size() == 1 && fields[0].format == FloatFormat::F16 && !codes; }
+  bool isHalf() const {
+    return constant == 1.0 && fields.size() == 1 && fields[0].format == FloatFormat::F16 && !codes;
+  }
 };
 
 /// value(i) = scale(g) * (code(i) - zero) + offset(g), g = i / groupSize.
