@@ -200,8 +200,9 @@ function allowed(option: Option): string {
 function helpOf<T extends Options>({ usage, about, options, examples }: CommandSpec<T>): string {
   const rows = Object.entries<Option>({ ...options, ...COMMON }).map(([name, option]) => {
     const left = `  --${name}${option.kind === "flag" ? "" : ` <${placeholder(option)}>`}`;
+    const choices = option.kind === "choice" ? `: ${option.choices.join(", ")}` : "";
     const fallback = "fallback" in option && option.fallback !== null ? ` (${option.fallback})` : "";
-    return `${left.padEnd(26)}${option.about}${fallback}`;
+    return `${left.padEnd(26)}${option.about}${choices}${fallback}`;
   });
   const width = Math.max(...examples.map(([line]) => line.length)) + 2;
   return [
@@ -226,7 +227,7 @@ function placeholder(option: Exclude<Option, { readonly kind: "flag" }>): string
     case "u64":
       return "n";
     case "choice":
-      return option.choices.join("|");
+      return "name";
     default:
       return "text";
   }

@@ -71,47 +71,44 @@ async function evaluateModel(
     phases,
   });
   const progress = makeProgress("perplexity");
-  try {
-    const tokenizer = await phases.during("tokenizer", engine.model.tokenizer());
-    const all = tokenizer.encode(text, { special: false });
-    const tokens = values.tokens === null ? all : all.subarray(0, values.tokens);
-    const session = await unlessAborted(engine.session, signal);
-    const { context } = engine.model.plan.cache;
-    const startMs = performance.now();
-    const result =
-      session === "aborted"
-        ? null
-        : await perplexity(session, tokens, {
-            context,
-            bos: tokenizer.addBos ? tokenizer.bos : null,
-            signal,
-            progress: (done, total, estimate) =>
-              progress.update(done, total, estimate === null ? "" : `${estimate.perplexity.toFixed(4)} so far`),
-          });
-    progress.clear();
-    if (values.verbose) phases.print();
-    const seconds = (performance.now() - startMs) / 1000;
-    if (result === null) {
-      process.stderr.write(`interrupted after ${seconds.toFixed(1)} s, peak memory ${peakMib().toFixed(0)} MiB\n`);
-      return 130;
-    }
-    const tps = (result.chunks * context) / seconds;
-    if (values.json) {
-      const { name, isa, threads: used } = engine.backend.device;
-      const facts = { ...result, context, tokens: tokens.length, tokens_per_s: tps, device: name, isa, threads: used };
-      process.stdout.write(`${JSON.stringify(facts)}\n`);
-    } else {
-      process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} +- ${result.error.toFixed(5)}\n`);
-    }
-    process.stderr.write(
-      `${result.chunks} chunks of ${context} tokens, ${result.scored} scored, ${rate(tps)} tokens/s, ` +
-        `peak memory ${peakMib().toFixed(0)} MiB\n`,
-    );
-    return 0;
-  } finally {
-    // After Ctrl-C nothing waits for the work in native threads: the process ends, and everything with it.
-    if (!signal.aborted) await engine[Symbol.asyncDispose]();
+  const tokenizer = await phases.during("tokenizer", engine.model.tokenizer());
+  const all = tokenizer.encode(text, { special: false });
+  const tokens = values.tokens === null ? all : all.subarray(0, values.tokens);
+  const session = await unlessAborted(engine.session, signal);
+  const { context } = engine.model.plan.cache;
+  const startMs = performance.now();
+  const result =
+    session === "aborted"
+      ? null
+      : await perplexity(session, tokens, {
+          context,
+          bos: tokenizer.addBos ? tokenizer.bos : null,
+          signal,
+          progress: (done, total, estimate) =>
+            progress.update(done, total, estimate === null ? "" : `${estimate.perplexity.toFixed(4)} so far`),
+        });
+  progress.clear();
+  if (values.verbose) phases.print();
+  const seconds = (performance.now() - startMs) / 1000;
+  if (result === null) {
+    process.stderr.write(`interrupted after ${seconds.toFixed(1)} s, peak memory ${peakMib().toFixed(0)} MiB\n`);
+    return 130;
   }
+  const tps = (result.chunks * context) / seconds;
+  if (values.json) {
+    const { name, isa, threads: used } = engine.backend.device;
+    const facts = { ...result, context, tokens: tokens.length, tokens_per_s: tps, device: name, isa, threads: used };
+    process.stdout.write(`${JSON.stringify(facts)}\n`);
+  } else {
+    process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} +- ${result.error.toFixed(5)}\n`);
+  }
+  process.stderr.write(
+    `${result.chunks} chunks of ${context} tokens, ${result.scored} scored, ${rate(tps)} tokens/s, ` +
+      `peak memory ${peakMib().toFixed(0)} MiB\n`,
+  );
+  // Not after Ctrl-C or an error: nothing waits then for the work in native threads, and the process ends.
+  await engine[Symbol.asyncDispose]();
+  return 0;
 }
 
 function readText(path: string): string {

@@ -15,6 +15,7 @@ import { dim, harmless, makeProgress, note, peakMib, rate } from "./terminal.ts"
 
 const OPTIONS = {
   ...ENGINE_OPTIONS,
+  ctx: { ...ENGINE_OPTIONS.ctx, about: `tokens of context; the model's, but no more than ${DEFAULT_CONTEXT}` },
   "max-tokens": { kind: "integer", about: "tokens to generate at most", min: 1, max: 2 ** 24, fallback: 256 },
   temperature: { kind: "number", about: "0 takes the likeliest token each time", min: 0, max: 100, fallback: 0.8 },
   "top-k": { kind: "integer", about: "keep the k likeliest tokens; 0: all", min: 0, max: 2 ** 31 - 1, fallback: 40 },
@@ -24,7 +25,7 @@ const OPTIONS = {
   seed: { kind: "u64", about: "repeats a run; the summary names a run's seed" },
   stop: { kind: "texts", about: "end before this text; may be given several times" },
   system: { kind: "text", about: "system message, for models with a chat template" },
-  raw: { kind: "flag", about: "the prompt as it is, without the chat template" },
+  raw: { kind: "flag", about: "the prompt as it is: no chat template, and control tokens in it count" },
   json: { kind: "flag", about: "one JSON object with text, tokens and timings on stdout" },
 } as const;
 
@@ -92,23 +93,21 @@ async function runModel(
   const { device, threads, ctx: context } = values;
   const engine = await startEngine(file, { device, threads, context, usualContext: DEFAULT_CONTEXT, phases });
   const seed = values.seed ?? randomSeed();
-  try {
-    const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
-    const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));
-    const ready = await unlessAborted(Promise.all([text, tokens, engine.session]), signal);
-    const loadMs = performance.now() - loadFromMs;
-    const isShown = file === embedded.file && process.stdout.isTTY && !values.json;
-    const output = await (ready === "aborted" ? NOTHING : produce(engine, ready, values, seed, isShown, signal));
-    if (values.verbose) {
-      if (output.firstTokenAtMs !== null) phases.span("first token", loadFromMs + loadMs, output.firstTokenAtMs);
-      phases.print();
-    }
-    report(engine, output, loadMs, values, seed);
-    return signal.aborted ? 130 : 0;
-  } finally {
-    // After Ctrl-C nothing waits for the work in native threads: the process ends, and everything with it.
-    if (!signal.aborted) await engine[Symbol.asyncDispose]();
+  const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
+  const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));
+  const ready = await unlessAborted(Promise.all([text, tokens, engine.session]), signal);
+  const loadMs = performance.now() - loadFromMs;
+  const isShown = file === embedded.file && process.stdout.isTTY && !values.json;
+  const output = await (ready === "aborted" ? NOTHING : produce(engine, ready, values, seed, isShown, signal));
+  if (values.verbose) {
+    if (output.firstTokenAtMs !== null) phases.span("first token", loadFromMs + loadMs, output.firstTokenAtMs);
+    phases.print();
   }
+  report(engine, output, loadMs, values, seed);
+  // After Ctrl-C, or an error, nothing waits for the work in native threads: the process ends, and all with it.
+  if (signal.aborted) return 130;
+  await engine[Symbol.asyncDispose]();
+  return 0;
 }
 
 /** A generation with its text. */

@@ -10,7 +10,8 @@ import { afterAll } from "vitest";
 import { gguf, type FileToWrite } from "../model/write-gguf.ts";
 
 export const root: string = fileURLToPath(new URL("../../", import.meta.url));
-const cli: string = join(root, "dist/app/cli.js");
+/** The program, as `npm run build:ts` makes it. */
+export const cli: string = join(root, "dist/app/cli.js");
 if (!existsSync(cli)) throw new Error(`no ${cli}: these tests run the built program; npm run build:ts builds it`);
 
 /** Far longer than any command here takes on a busy machine. */
@@ -23,9 +24,9 @@ export interface Ended {
 }
 
 /** Runs a command to its end. Without input its stdin is empty, and no terminal. */
-export function lutra(args: readonly string[], options: SpawnSyncOptions = {}): Ended {
-  const { env, ...others } = options;
-  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args], {
+export function lutra(args: readonly string[], options: SpawnSyncOptions & { program?: string } = {}): Ended {
+  const { env, program = cli, ...others } = options;
+  const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...args], {
     timeout: LIMIT_MS,
     killSignal: "SIGKILL",
     env: { ...process.env, LUTRA_MODELS: "", ...env },

@@ -1,9 +1,13 @@
 // lutra run as a person or a program calls it: text on stdout, the rest on stderr, seeds, stops, pipes and signals.
 
+import { spawnSync } from "node:child_process";
+import { cpSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
+import type { Unavailable } from "../../src/backend.ts";
 import { embeddedModel, models, testWith } from "../oracle/oracle.ts";
-import { lutra, place, startLutra } from "./lutra.ts";
+import { cli, folder, lutra, place, root, startLutra } from "./lutra.ts";
 import { tiny, withPairs } from "./tiny-model.ts";
 
 const GREEDY = ["--temperature", "0"];
@@ -74,6 +78,40 @@ describe("output", () => {
       "note: --ctx 300 is more than the 256 tokens that the model was trained on; expect worse text there",
     );
   });
+});
+
+/** util-linux's script(1), which runs a command on a terminal of its own. */
+function terminal(): { run(args: readonly string[]): string } | Unavailable {
+  const version = spawnSync("script", ["--version"]);
+  if (!String(version.stdout).includes("util-linux")) return { unavailable: "no script(1) of util-linux" };
+  return {
+    run(args) {
+      const command = [process.execPath, cli, ...args].map((word) => `'${word}'`).join(" ");
+      return String(spawnSync("script", ["-qec", command, "/dev/null"], { timeout: 60_000 }).stdout);
+    },
+  };
+}
+
+testWith(terminal(), "on a terminal the embedded model's prompt comes dim before the text", (tty) => {
+  const args = ["run", "Emma was", "--max-tokens", "5", "--temperature", "0"];
+  const { text } = json(...args.slice(1));
+  const [line] = tty.run(args).split("\r\n");
+  expect(line).toBe(`\u001b[2mEmma was\u001b[22m${text}`);
+});
+
+testWith(terminal(), "on a terminal a bar shows how far a long prompt has been read", (tty) => {
+  const prompt = "Emma was not ".repeat(150); // 450 tokens, some seconds on the reference backend
+  const shown = tty.run(["run", prompt, "--ctx", "2000", "--device", "reference", "--max-tokens", "1"]);
+  expect(shown.replaceAll("\u001b", "ESC")).toMatch(/\rESC\[Kreading the prompt \[#+\.+\] \d+ %/);
+});
+
+testWith(terminal(), "on a terminal a model cannot send control characters", (tty) => {
+  const path = place("tiny.gguf", tiny);
+  const args = ["run", path, "the cat", "--seed", "1"];
+  expect(lutra(args).out).toContain("\u001b");
+  const shown = tty.run(args);
+  expect(shown).not.toContain("\u001b");
+  expect(shown).toContain("\ufffd");
 });
 
 describe("the prompt", () => {
@@ -189,13 +227,15 @@ describe("Ctrl-C", () => {
     expect(ms).toBeLessThan(2000);
   });
 
-  // 20,000 tokens take minutes on the reference backend, and each step of 128 some seconds.
+  // 20,000 tokens take minutes on the reference backend, and each step of 64 some seconds.
   test("while the prompt is read stops at once, on the reference backend too", async () => {
     const prompt = "Emma was not ".repeat(5000);
     const args = ["run", prompt, "--ctx", "40000", "--device", "reference", "--json"];
     const { code, out, err, ms } = await interrupt(args, 3000);
     expect(code).toBe(130);
-    expect(JSON.parse(out)).toMatchObject({ text: "", tokens: 0, stop_reason: "aborted", first_token_ms: null });
+    const result = JSON.parse(out);
+    expect(result).toMatchObject({ text: "", tokens: 0, stop_reason: "aborted", first_token_ms: null });
+    expect(result.prompt_tokens).toBeGreaterThan(10_000); // so that it was no longer loading
     expect(err).toMatch(/, interrupted\n$/);
     expect(ms).toBeLessThan(2000);
   });
@@ -206,6 +246,26 @@ describe("Ctrl-C", () => {
     expect(err).toMatch(/^load .*, interrupted\n$/);
     expect(ms).toBeLessThan(2000);
   });
+});
+
+test("where the native backend is missing, auto runs on the reference backend and says what to do", () => {
+  // A package without build/: everything but dist is found through links.
+  const bare = join(folder, "bare");
+  cpSync(join(root, "dist"), join(bare, "dist"), { recursive: true });
+  for (const name of ["dsl", "models", "node_modules", "package.json"]) symlinkSync(join(root, name), join(bare, name));
+  const program = join(bare, "dist/app/cli.js");
+  const missing =
+    "the native CPU backend is not built: install a C++20 compiler (Debian and Ubuntu: apt-get install g++), " +
+    "then run `npm rebuild lutra`, or `npm run build` in a checkout";
+
+  const auto = lutra(["run", "Emma", "--max-tokens", "2", "--json"], { program });
+  expect(auto.code).toBe(0);
+  expect(JSON.parse(auto.out)).toMatchObject({ device: "reference", isa: "float64", tokens: 2 });
+  expect(auto.err.split("\n")[0]).toBe(`note: running on the reference backend, which is slow: ${missing}`);
+
+  const cpu = lutra(["run", "Emma", "--device", "cpu"], { program });
+  expect(cpu).toEqual({ code: 1, out: "", err: `lutra: device cpu: ${missing}\n` });
+  expect(lutra(["doctor"], { program }).out).toContain(`native backend  ${missing}\n`);
 });
 
 testWith(models(), "a model with a chat template answers, and continues with --raw", ({ smollm2 }) => {

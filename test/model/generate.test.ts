@@ -190,19 +190,19 @@ describe("the end", () => {
 });
 
 describe("the prompt", () => {
-  test("is read in pieces of 128 tokens, of which only the last asks for logits", async () => {
+  test("is read in pieces of 64 tokens, of which only the last asks for logits", async () => {
     const steps: Chunk[] = [];
-    const prompt = new Int32Array(300).fill(7);
+    const prompt = new Int32Array(150).fill(7);
     const { events } = await collect(saying([], steps), bytewise, { slot: 3 }, prompt);
     expect(steps.map(({ slot, pos, tokens, logits }) => [slot, pos, tokens.length, logits])).toEqual([
-      [3, 0, 128, "none"],
-      [3, 128, 128, "none"],
-      [3, 256, 44, "last"],
+      [3, 0, 64, "none"],
+      [3, 64, 64, "none"],
+      [3, 128, 22, "last"],
     ]);
     expect(events.filter(({ kind }) => kind === "prefill")).toEqual([
-      { kind: "prefill", done: 128, total: 300 },
-      { kind: "prefill", done: 256, total: 300 },
-      { kind: "prefill", done: 300, total: 300 },
+      { kind: "prefill", done: 64, total: 150 },
+      { kind: "prefill", done: 128, total: 150 },
+      { kind: "prefill", done: 150, total: 150 },
     ]);
   });
 

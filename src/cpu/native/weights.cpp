@@ -59,9 +59,8 @@ float loadFloat(FloatFormat format, const uint8_t* p) {
 
 namespace {
 
-/// Codes of one block of bytes into out[0, count).
+/// Codes of one block of bytes into out[0, count). Runs ascend by shift, and those of shift 0 fill every code.
 void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8_t* out) {
-  std::memset(out, 0, count);
   for (const Run& r : codes.runs) {
     const uint32_t mask = (1u << r.width) - 1;
     uint8_t* to = out + r.first;
@@ -69,27 +68,37 @@ void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8
     if (r.step == 8) {  // one byte for each code: eight at a time, whose shifted bits the mask keeps apart
       const uint8_t* from = block + r.bit / 8;
       const uint64_t lanes = 0x0101010101010101ull * mask;
+      const uint32_t down = r.bit % 8;
       for (; j + 8 <= r.count; j += 8) {
-        uint64_t bits, have;
+        uint64_t bits, have = 0;
         std::memcpy(&bits, from + j, 8);
-        std::memcpy(&have, to + j, 8);
-        have |= (bits >> r.bit % 8 & lanes) << r.shift;
+        if (r.shift) std::memcpy(&have, to + j, 8);
+        have |= (bits >> down & lanes) << r.shift;
         std::memcpy(to + j, &have, 8);
       }
       bit += 8 * j;
     }
-    for (; j < r.count; j++, bit += r.step) to[j] |= uint8_t((block[bit / 8] >> bit % 8 & mask) << r.shift);
+    for (; j < r.count; j++, bit += r.step)
+      to[j] = uint8_t((r.shift ? to[j] : 0) | (block[bit / 8] >> bit % 8 & mask) << r.shift);
   }
   if (codes.flip)
     for (uint32_t j = 0; j < count; j++) out[j] ^= uint8_t(codes.flip);
 }
 
-/// The term of each group of a block; `codes` is room for as many bytes.
-void groupTerms(const GroupTerm& term, const uint8_t* block, uint32_t groups, uint8_t* codes, float* out) {
+/// The term of each group of a block, as f16 where the layout keeps it so (a field as it stands), else as f32.
+/// `codes` is room for one code a group.
+void groupTerms(const GroupTerm& term, bool half, const uint8_t* block, uint32_t groups, uint8_t* codes, uint8_t* out) {
+  if (half) {
+    for (uint32_t g = 0; g < groups; g++) std::memcpy(out + 2 * g, block + term.fields[0].byte, 2);
+    return;
+  }
   double common = term.constant;
   for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
   if (term.codes) gatherCodes(*term.codes, block, groups, codes);
-  for (uint32_t g = 0; g < groups; g++) out[g] = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
+  for (uint32_t g = 0; g < groups; g++) {
+    const float value = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
+    std::memcpy(out + 4 * g, &value, 4);
+  }
 }
 
 void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* out) {
@@ -106,33 +115,24 @@ void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* o
   }
 }
 
-/// A row taken apart: k codes, and for each group its scale and offset.
+/// A row taken apart: k codes, and for each group its scale and offset, 2 or 4 bytes each.
 struct Unpacked {
-  std::vector<uint8_t> codes, groupCodes;
-  std::vector<float> scales, offsets;
+  std::vector<uint8_t> codes, groupCodes, scales, offsets;
 
-  void unpack(const Affine& type, const uint8_t* row, uint32_t k) {
-    const uint32_t perBlock = type.blockSize / type.groupSize;
+  void unpack(const Affine& type, bool half, const uint8_t* row, uint32_t k) {
+    const uint32_t perBlock = type.blockSize / type.groupSize, size = half ? 2 : 4;
     codes.resize(k);
     groupCodes.resize(perBlock);
-    scales.resize(k / type.groupSize);
-    offsets.resize(k / type.groupSize);
+    scales.resize(size_t(k) / type.groupSize * size);
+    offsets.resize(scales.size());
     for (uint32_t b = 0; b < k / type.blockSize; b++, row += type.blockBytes) {
+      const size_t at = size_t(b) * perBlock * size;
       gatherCodes(type.codes, row, type.blockSize, &codes[size_t(b) * type.blockSize]);
-      groupTerms(type.scale, row, perBlock, groupCodes.data(), &scales[size_t(b) * perBlock]);
-      if (type.offset) groupTerms(*type.offset, row, perBlock, groupCodes.data(), &offsets[size_t(b) * perBlock]);
+      groupTerms(type.scale, half, row, perBlock, groupCodes.data(), &scales[at]);
+      if (type.offset) groupTerms(*type.offset, half, row, perBlock, groupCodes.data(), &offsets[at]);
     }
   }
 };
-
-void storeScale(bool half, float value, uint32_t row, uint8_t* out) {
-  if (half) {
-    const uint16_t h = floatToHalf(value);
-    std::memcpy(out + row * 2, &h, 2);
-  } else {
-    std::memcpy(out + row * 4, &value, 4);
-  }
-}
 
 /// Writes the codes of one row into its places of a group: from is (group) codes.
 template <uint32_t BITS>
@@ -174,12 +174,14 @@ void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out
   const auto place = m.bits == 2 ? placeCodes<2> : m.bits == 4 ? placeCodes<4> : placeCodes<8>;
   Unpacked u;
   for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
-    u.unpack(*source.affine, scratch.data() + r * rowBytes, m.k);
+    u.unpack(*source.affine, m.halfScales, scratch.data() + r * rowBytes, m.k);
+    const uint32_t size = m.halfScales ? 2 : 4;
     uint8_t* to = out;
     for (uint32_t g = 0; g < m.k / m.group; g++, to += m.groupBytes()) {
       place(&u.codes[size_t(g) * m.group], m.group, r, to);
-      storeScale(m.halfScales, u.scales[g], r, to + m.codeBytes());
-      if (m.hasOffset) storeScale(m.halfScales, u.offsets[g], r, to + m.codeBytes() + m.scaleBytes());
+      uint8_t* scales = to + m.codeBytes() + r * size;
+      std::memcpy(scales, &u.scales[g * size], size);
+      if (m.hasOffset) std::memcpy(scales + m.scaleBytes(), &u.offsets[g * size], size);
     }
   }
 }
@@ -193,10 +195,11 @@ void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch)
   }
   const Affine& type = *source.affine;
   Unpacked u;
-  u.unpack(type, scratch.data(), source.k);
+  u.unpack(type, false, scratch.data(), source.k);
   for (uint32_t i = 0; i < source.k; i++) {
-    const uint32_t g = i / type.groupSize;
-    out[i] = u.scales[g] * float(int32_t(u.codes[i]) - type.zero) + u.offsets[g];
+    const uint32_t g = i / type.groupSize * 4;
+    const float scale = loadFloat(FloatFormat::F32, &u.scales[g]), offset = loadFloat(FloatFormat::F32, &u.offsets[g]);
+    out[i] = scale * float(int32_t(u.codes[i]) - type.zero) + offset;
   }
 }
 
