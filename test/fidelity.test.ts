@@ -2,13 +2,18 @@
 // same prompts. The reference, float64 over exactly decoded weights, is the truth; llama.cpp's own distance from it
 // (its activations have 8 bits too) is the measure of ours.
 
-import { afterAll, describe, expect } from "vitest";
+import { readFileSync } from "node:fs";
+import { afterAll, describe, expect, vi } from "vitest";
 
-import type { Chunk } from "../src/backend.ts";
+import type { Backend, Chunk } from "../src/backend.ts";
 import { openCpu } from "../src/cpu/backend.ts";
 import { load, type Model } from "../src/load.ts";
+import { perplexity } from "../src/model/perplexity.ts";
 import { openReference } from "../src/reference.ts";
 import { embeddedModel, llama, models, testWith } from "./oracle/oracle.ts";
+
+// The reference takes minutes for the 2,000 tokens of the real model.
+vi.setConfig({ testTimeout: 1_200_000 });
 
 /** Ten openings of different kinds: facts, prose, code, dialogue, lists, numbers, other languages. */
 const PROMPTS: readonly string[] = [
@@ -165,4 +170,36 @@ describe("distributions over ten prompts, against the reference and llama.cpp", 
 describe(`${GREEDY_TOKENS} greedy tokens of five prompts are the reference's best, or close to it`, () => {
   testWith("unavailable" in native ? native : { native }, "embedded model", () => compareGreedy(embeddedModel));
   testWith("unavailable" in native ? native : real, "real model", ({ smollm2 }) => compareGreedy(smollm2));
+});
+
+/** The first tokens of the held-out text, and chunks that leave none of them over. */
+const SCORED_TOKENS = 2000;
+const SCORED_CONTEXT = 250;
+
+async function comparePerplexity(path: string, text: string): Promise<void> {
+  if ("unavailable" in native) throw new Error(native.unavailable);
+  const model = load(path, { context: SCORED_CONTEXT });
+  const tokenizer = await model.tokenizer();
+  const tokens = tokenizer.encode(text, { special: false }).subarray(0, SCORED_TOKENS);
+  const options = { context: SCORED_CONTEXT, bos: tokenizer.addBos ? tokenizer.bos : null };
+  const scoreOn = async (backend: Backend): Promise<number> => {
+    const session = await backend.prepare(model.plan, model.weights);
+    const result = await perplexity(session, tokens, options);
+    await session[Symbol.asyncDispose]();
+    return result?.perplexity ?? NaN;
+  };
+  const ours = await scoreOn(native);
+  const truth = await scoreOn(openReference());
+  model.close();
+  console.log(`${path.split("/").at(-1)}: perplexity ${ours.toFixed(4)}, reference ${truth.toFixed(4)}`);
+  expect(Math.abs(ours / truth - 1)).toBeLessThan(0.01);
+}
+
+describe(`the perplexity of ${SCORED_TOKENS} tokens is within 1 % of the reference's`, () => {
+  testWith("unavailable" in native ? native : real, "embedded model", ({ heldout }) =>
+    comparePerplexity(embeddedModel, readFileSync(heldout, "utf8")),
+  );
+  testWith("unavailable" in native ? native : real, "real model", ({ smollm2, heldout }) =>
+    comparePerplexity(smollm2, readFileSync(heldout, "utf8")),
+  );
 });

@@ -74,5 +74,7 @@ async function openBackend(device: string, threads: number | null): Promise<Back
     const cpu = await open("cpu", options);
     if ("unavailable" in cpu) note(`running on the reference backend, which is slow: ${cpu.unavailable}`);
   }
+  if (backend.name === "reference" && threads !== null && threads > 1)
+    note(`--threads ${threads} has no effect: the reference backend has one thread`);
   return backend;
 }

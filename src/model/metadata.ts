@@ -318,7 +318,9 @@ function readArray(reader: HeaderReader, key: string): Entry {
     return { type, load: () => values };
   }
   reader.at += count * bytesEach;
-  return { type, load: () => NUMBERS[element].many(reader.bytes.slice(begin, begin + count * bytesEach).buffer) };
+  // A copy, because a typed array begins at a multiple of its element's size.
+  const end = begin + count * bytesEach;
+  return { type, load: () => NUMBERS[element].many(new Uint8Array(reader.bytes.subarray(begin, end)).buffer) };
 }
 
 /** Reads `count` pairs from the cursor on. */

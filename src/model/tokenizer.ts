@@ -4,6 +4,7 @@
 // content takes time in proportion to it. Same ids as llama.cpp; the exceptions are named at `encode` below.
 // Not here: chat templates (template.ts), how a BPE vocabulary cuts words (pretokenizer.ts).
 
+import { mergePairs } from "./merge.ts";
 import { ModelError, quoted } from "./metadata.ts";
 import type { Metadata } from "./metadata.ts";
 import { PRE_TOKENIZERS } from "./pretokenizer.ts";
@@ -234,7 +235,7 @@ interface Scheme {
 const UTF8 = new TextEncoder();
 
 /**
- * A tokenizer of the library that cuts words and looks up ids, and leaves merging to `merge`. From a whole
+ * A tokenizer of the library that cuts words and looks up ids, and leaves merging to mergePairs. From a whole
  * tokenizer.json it would copy the vocabulary three times and key each merge by a JSON text, which for 49,152 tokens
  * takes 0.1 s; its own merging makes an object for each character and a JSON text for each pair, 8 us a character.
  */
@@ -267,87 +268,15 @@ function libraryTokenizer(
   model.bpe = (word): readonly string[] => {
     const known = model.cache.get(word);
     if (known !== undefined) return known;
-    const parts = merge(Array.from(word), rank);
-    if (word.length < LONGEST_CACHED) model.cache.put(word, parts);
-    return parts;
+    const merged = mergePairs(Array.from(word), rank);
+    if (word.length < LONGEST_CACHED) model.cache.put(word, merged);
+    return merged;
   };
   return tokenizer;
 }
 
 /** Words that are longer will hardly come again. */
 const LONGEST_CACHED = 64;
-
-/**
- * Byte-pair encoding: joins the neighbours of the lowest rank, the first of equals first, until no pair has a rank.
- * Takes n log n steps; `parts` are the characters, fewer than 65,536, and are used up.
- */
-function merge(parts: string[], rank: (left: string, right: string) => number | undefined): readonly string[] {
-  const n = parts.length;
-  const next = Int32Array.from({ length: n }, (_, i) => i + 1);
-  const previous = Int32Array.from({ length: n }, (_, i) => i - 1);
-  /** Rank of the pair that begins here; -1 for none. */
-  const current = new Int32Array(n).fill(-1);
-  // A pair in the heap is one number, rank * 2^16 + place, and is out of date once `current` is another rank.
-  const heap: number[] = [];
-  const consider = (left: number): void => {
-    const right = next[left] ?? n;
-    const found = right < n ? rank(parts[left] ?? "", parts[right] ?? "") : undefined;
-    current[left] = found ?? -1;
-    if (found !== undefined) pushHeap(heap, found * 65_536 + left);
-  };
-  for (let i = 0; i < n - 1; i++) consider(i);
-  while (heap.length > 0) {
-    const pair = popHeap(heap);
-    const left = pair % 65_536;
-    if (current[left] !== (pair - left) / 65_536) continue;
-    const right = next[left] ?? n;
-    const after = next[right] ?? n;
-    parts[left] += parts[right] ?? "";
-    current[right] = -1;
-    next[left] = after;
-    if (after < n) previous[after] = left;
-    consider(left);
-    const before = previous[left] ?? -1;
-    if (before >= 0) consider(before);
-  }
-  const result: string[] = [];
-  for (let i = 0; i < n; i = next[i] ?? n) result.push(parts[i] ?? "");
-  return result;
-}
-
-/** Adds a number to a binary heap whose smallest is at 0. */
-function pushHeap(heap: number[], value: number): void {
-  let at = heap.length;
-  heap.push(value);
-  while (at > 0) {
-    const parent = (at - 1) >> 1;
-    const above = heap[parent] ?? value;
-    if (above <= value) break;
-    heap[at] = above;
-    at = parent;
-  }
-  heap[at] = value;
-}
-
-/** Takes the smallest number out of a heap that is not empty. */
-function popHeap(heap: number[]): number {
-  const smallest = heap[0] ?? 0;
-  const value = heap.pop() ?? 0;
-  const { length } = heap;
-  if (length === 0) return smallest;
-  let at = 0;
-  for (;;) {
-    let child = 2 * at + 1;
-    if (child >= length) break;
-    if (child + 1 < length && (heap[child + 1] ?? value) < (heap[child] ?? value)) child++;
-    const below = heap[child] ?? value;
-    if (value <= below) break;
-    heap[at] = below;
-    at = child;
-  }
-  heap[at] = value;
-  return smallest;
-}
 
 /** GPT-2's alphabet: a printable character for each byte; index by byte. */
 const BYTE_CHARACTERS: readonly string[] = (() => {
