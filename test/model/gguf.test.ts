@@ -356,6 +356,14 @@ describe("a damaged file is refused in words", () => {
     expect(() => read(text).metadata.strings("s")).toThrow("m.gguf: s[1]: bytes 68 to 71; text is UTF-8");
   });
 
+  test("a character that is cut between two strings is not put together again", () => {
+    const bytes = gguf({ pairs: [["s", "string", ["ab", "cd"]]] });
+    const at = 24 + 9 + 16 + 8;
+    bytes[at + 1] = 0xc3;
+    bytes[at + 2 + 8] = 0xa4;
+    expect(() => read(bytes).metadata.strings("s")).toThrow("m.gguf: s[0]: bytes 57 to 59; text is UTF-8");
+  });
+
   test("cut off at any byte", () => {
     for (let length = 0; length < VALID.length; length++) {
       // The padding after the last tensor is nobody's.

@@ -1,6 +1,5 @@
-// Loading on all workers, then the ops of a step: every worker walks the same list and takes its share of each op,
-// with a barrier where the next op reads what others wrote. Shares are cut by rows of weights or by heads, so that
-// no result depends on the number of workers.
+// Loading on all workers, then the ops of a step: every worker walks the same list of parallel loops. Their pieces
+// are rows of weights, tokens or heads, each computed alone, so that no result depends on who took which.
 #include "executor.h"
 
 #include <sys/mman.h>
@@ -16,15 +15,11 @@ namespace lutra {
 
 namespace {
 
-constexpr uint32_t kRows = 256;  // tokens of one pass over the weights
+constexpr uint32_t kRows = 256;      // tokens of one pass over the weights
+constexpr uint32_t kLoopsPerOp = 2;  // parallel loops at most
 
-struct Share {
-  uint32_t begin, end;
-};
-
-Share shareOf(uint32_t total, uint32_t worker, uint32_t workers) {
-  return {uint32_t(uint64_t(total) * worker / workers), uint32_t(uint64_t(total) * (worker + 1) / workers)};
-}
+/// Pieces small enough that workers end a loop at about the same time, large enough that handing out costs nothing.
+uint32_t grainOf(uint32_t total, uint32_t workers) { return std::clamp(total / (8 * workers), 1u, 64u); }
 
 size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t(63); }
 
@@ -104,32 +99,28 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
   }
 
   constexpr uint32_t kTilesAtOnce = 4;
-  std::atomic<uint32_t> next{0};
+  std::atomic<bool> failed{false};
   std::mutex mutex;
   std::string failure;
-  pool_.run([&](uint32_t) {
+  pool_.run(1, [&](Worker& worker) {
     std::vector<uint8_t> mine;
-    try {
-      for (;;) {
-        const uint32_t begin = next.fetch_add(kTilesAtOnce);
-        if (begin >= firstTask.back()) return;
-        const uint32_t end = std::min(begin + kTilesAtOnce, firstTask.back());
-        uint32_t m = uint32_t(std::upper_bound(firstTask.begin(), firstTask.end(), begin) - firstTask.begin()) - 1;
-        for (uint32_t task = begin; task < end; task++) {
-          while (task >= firstTask[m + 1]) m++;
-          const Matrix& matrix = matrices_[m];
-          const uint32_t tile = task - firstTask[m];
+    worker.each(firstTask.back(), kTilesAtOnce, [&](uint32_t begin, uint32_t end) {
+      uint32_t m = uint32_t(std::upper_bound(firstTask.begin(), firstTask.end(), begin) - firstTask.begin()) - 1;
+      for (uint32_t task = begin; task < end && !failed; task++) {
+        while (task >= firstTask[m + 1]) m++;
+        const Matrix& matrix = matrices_[m];
+        const uint32_t tile = task - firstTask[m];
+        try {
           loadTile(matrices[m], matrix, tile, const_cast<uint8_t*>(matrix.data) + tile * matrix.tileBytes(), mine);
-          loaded.fetch_add(matrix.bytes() / matrix.tiles(), std::memory_order_relaxed);
+        } catch (const std::exception& error) {
+          const std::lock_guard<std::mutex> lock(mutex);
+          if (!failed.exchange(true)) failure = error.what();
         }
+        loaded.fetch_add(matrix.bytes() / matrix.tiles(), std::memory_order_relaxed);
       }
-    } catch (const std::exception& error) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (failure.empty()) failure = error.what();
-      next.store(firstTask.back());
-    }
+    });
   });
-  if (!failure.empty()) throw std::runtime_error(failure);
+  if (failed) throw std::runtime_error(failure);
 }
 
 size_t Executor::carve(uint8_t* base) {
@@ -161,13 +152,12 @@ void Executor::step(const std::vector<Row>& rows, float* out) {
     Batch whole{&rows[begin], uint32_t(std::min<size_t>(kRows, rows.size() - begin)), 0};
     for (uint32_t r = 0; r < whole.count; r++) whole.wanted += whole.rows[r].wanted;
     fillRopeTables(whole);
-    pool_.run([&](uint32_t worker) {
+    pool_.run(uint32_t(kLoopsPerOp * plan_.ops.size()), [&](Worker& worker) {
       Batch batch = whole;
       for (const Op& op : plan_.ops) {
         // After the Select there may be no row left, and then nothing of what follows is needed.
         if (batch.live() == 0) return;
         run(op, batch, worker);
-        pool_.barrier();
       }
     });
     if (whole.wanted) std::memcpy(out, at_.values[plan_.logits], size_t(whole.wanted) * logitsWidth() * sizeof(float));
@@ -175,7 +165,7 @@ void Executor::step(const std::vector<Row>& rows, float* out) {
   }
 }
 
-void Executor::run(const Op& op, Batch& batch, uint32_t worker) {
+void Executor::run(const Op& op, Batch& batch, Worker& worker) {
   if (const auto* o = std::get_if<EmbedOp>(&op)) return embed(*o, batch, worker);
   if (const auto* o = std::get_if<SelectOp>(&op)) return select(*o, batch, worker);
   if (const auto* o = std::get_if<GemmOp>(&op)) return gemm(*o, batch, worker);
@@ -183,39 +173,42 @@ void Executor::run(const Op& op, Batch& batch, uint32_t worker) {
   attention(std::get<AttentionOp>(op), batch, worker);
 }
 
-void Executor::embed(const EmbedOp& op, const Batch& batch, uint32_t worker) {
+void Executor::embed(const EmbedOp& op, const Batch& batch, Worker& worker) {
   const Matrix& matrix = matrices_[op.weight];
-  const Share share = shareOf(batch.count, worker, pool_.threads());
-  for (uint32_t r = share.begin; r < share.end; r++)
-    gatherRow(matrix, uint32_t(batch.rows[r].token), at_.values[op.out] + size_t(r) * matrix.k);
+  worker.each(batch.count, grainOf(batch.count, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    for (uint32_t r = begin; r < end; r++)
+      gatherRow(matrix, uint32_t(batch.rows[r].token), at_.values[op.out] + size_t(r) * matrix.k);
+  });
 }
 
-void Executor::select(const SelectOp& op, Batch& batch, uint32_t worker) {
+void Executor::select(const SelectOp& op, Batch& batch, Worker& worker) {
   const uint32_t width = plan_.widths[op.input];
-  if (worker == 0) {
+  worker.each(1, 1, [&](uint32_t, uint32_t) {
     float* to = at_.values[op.out];
     for (uint32_t r = 0; r < batch.count; r++) {
       if (!batch.rows[r].wanted) continue;
       std::memcpy(to, at_.values[op.input] + size_t(r) * width, width * sizeof(float));
       to += width;
     }
-  }
+  });
   batch.selected = true;
 }
 
-void Executor::prepareInput(const GemmOp& op, const Batch& batch, uint32_t worker) {
+void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker) {
   const uint32_t k = plan_.widths[op.input];
+  const size_t groups = k / kActGroup;
   const bool packed = std::any_of(op.linears.begin(), op.linears.end(),
                                   [&](const LinearUse& use) { return matrices_[use.weight].packed; });
-  const Share share = shareOf(batch.live(), worker, pool_.threads());
-  for (uint32_t r = share.begin; r < share.end; r++) {
-    const float* x = at_.values[op.input] + size_t(r) * k;
-    float* normed = at_.normed + size_t(r) * k;
-    if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
-    if (packed)
-      kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k,
-                        at_.scales + size_t(r) * (k / kActGroup), at_.sums + size_t(r) * (k / kActGroup));
-  }
+  worker.each(batch.live(), grainOf(batch.live(), pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    for (uint32_t r = begin; r < end; r++) {
+      const float* x = at_.values[op.input] + size_t(r) * k;
+      float* normed = at_.normed + size_t(r) * k;
+      if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
+      if (packed)
+        kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + r * groups,
+                          at_.sums + r * groups);
+    }
+  });
 }
 
 /// out(count, 32): one tile of the matrix by rows first.. of the prepared input.
@@ -229,47 +222,53 @@ void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint3
   }
 }
 
-void Executor::gemm(const GemmOp& op, const Batch& batch, uint32_t worker) {
+void Executor::gemm(const GemmOp& op, const Batch& batch, Worker& worker) {
   prepareInput(op, batch, worker);
-  pool_.barrier();
-  const float* input = op.norm >= 0 ? at_.normed : at_.values[op.input];
+  // Tiles of all linears in a row; the two of a gate are computed together.
   const bool gated = op.epilogue == Epilogue::SiluMul;
-  const uint32_t columns = gated ? 1 : uint32_t(op.linears.size());
+  const size_t columns = gated ? 1 : op.linears.size();
   uint32_t total = 0;
-  for (uint32_t l = 0; l < columns; l++) total += matrices_[op.linears[l].weight].tiles();
-  const Share share = shareOf(total, worker, pool_.threads());
+  for (size_t l = 0; l < columns; l++) total += matrices_[op.linears[l].weight].tiles();
+  worker.each(total, grainOf(total, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    uint32_t base = 0;
+    for (size_t l = 0; l < columns; l++) {
+      const uint32_t tiles = matrices_[op.linears[l].weight].tiles();
+      for (uint32_t at = std::max(begin, base); at < std::min(end, base + tiles); at++)
+        gemmTile(op, op.linears[l], at - base, batch.live());
+      base += tiles;
+    }
+  });
+}
 
-  uint32_t base = 0;
-  for (uint32_t l = 0; l < columns; base += matrices_[op.linears[l].weight].tiles(), l++) {
-    const LinearUse& use = op.linears[l];
-    const Matrix& matrix = matrices_[use.weight];
-    const uint32_t begin = std::max(share.begin, base), end = std::min(share.end, base + matrix.tiles());
-    for (uint32_t at = begin; at < end; at++) {
-      const uint32_t tile = at - base, row = tile * kTileRows, count = std::min(kTileRows, matrix.n - row);
-      for (uint32_t first = 0; first < batch.live(); first += kMaxTokens) {
-        const uint32_t tokens = std::min(kMaxTokens, batch.live() - first);
-        alignas(64) float products[kMaxTokens * kTileRows], second[kMaxTokens * kTileRows];
-        const auto compute = [&](const LinearUse& u, float* to) {
-          product(matrices_[u.weight], tile, input, first, tokens, to);
-          if (u.bias < 0) return;
-          for (uint32_t t = 0; t < tokens; t++)
-            for (uint32_t r = 0; r < count; r++) to[t * kTileRows + r] += vectorAt_[u.bias][row + r];
-        };
-        compute(use, products);
-        if (gated) compute(op.linears[1], second);
-        for (uint32_t t = 0; t < tokens; t++) {
-          const float* p = products + t * kTileRows;
-          const size_t place = size_t(first + t) * matrix.n + row;
-          float* to = at_.values[use.out] + place;
-          if (gated) {
-            kernels_.siluMul(p, second + t * kTileRows, count, to);
-          } else if (op.epilogue == Epilogue::Add) {
-            const float* from = at_.values[op.from] + place;
-            for (uint32_t r = 0; r < count; r++) to[r] = from[r] + p[r];
-          } else {
-            std::memcpy(to, p, count * sizeof(float));
-          }
-        }
+/// One tile of one linear (or of both of a gate) for all tokens, with bias and epilogue.
+void Executor::gemmTile(const GemmOp& op, const LinearUse& use, uint32_t tile, uint32_t live) {
+  const float* input = op.norm >= 0 ? at_.normed : at_.values[op.input];
+  const uint32_t n = matrices_[use.weight].n, row = tile * kTileRows, count = std::min(kTileRows, n - row);
+  alignas(64) float products[kMaxTokens * kTileRows], second[kMaxTokens * kTileRows];
+  for (uint32_t first = 0; first < live; first += kMaxTokens) {
+    const uint32_t tokens = std::min(kMaxTokens, live - first);
+    const auto compute = [&](const LinearUse& u, float* to) {
+      product(matrices_[u.weight], tile, input, first, tokens, to);
+      if (u.bias < 0) return;
+      for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t r = 0; r < count; r++) to[t * kTileRows + r] += vectorAt_[u.bias][row + r];
+    };
+    compute(use, products);
+    if (op.epilogue == Epilogue::SiluMul) compute(op.linears[1], second);
+    for (uint32_t t = 0; t < tokens; t++) {
+      const float* p = products + t * kTileRows;
+      const size_t place = size_t(first + t) * n + row;
+      float* to = at_.values[use.out] + place;
+      switch (op.epilogue) {
+        case Epilogue::Store:
+          std::memcpy(to, p, count * sizeof(float));
+          break;
+        case Epilogue::Add:
+          for (uint32_t r = 0; r < count; r++) to[r] = at_.values[op.from][place + r] + p[r];
+          break;
+        case Epilogue::SiluMul:
+          kernels_.siluMul(p, second + t * kTileRows, count, to);
+          break;
       }
     }
   }
@@ -288,22 +287,24 @@ void Executor::fillRopeTables(const Batch& batch) {
   }
 }
 
-void Executor::rope(const RopeOp& op, const Batch& batch, uint32_t worker) {
+void Executor::rope(const RopeOp& op, const Batch& batch, Worker& worker) {
   const uint32_t pairs = uint32_t(plan_.ropes[op.table].frequencies.size());
   const uint32_t apart = op.adjacent ? 1 : pairs, next = op.adjacent ? 2 : 1;
-  const Share share = shareOf(batch.count * op.heads, worker, pool_.threads());
-  for (uint32_t i = share.begin; i < share.end; i++) {
-    const float* cosines = at_.cosines[op.table] + size_t(i / op.heads) * pairs;
-    const float* sines = at_.sines[op.table] + size_t(i / op.heads) * pairs;
-    float* head = at_.values[op.value] + size_t(i) * op.headDim;
-    for (uint32_t p = 0; p < pairs; p++) {
-      float& a = head[p * next];
-      float& b = head[p * next + apart];
-      const float x = a, y = b;
-      a = x * cosines[p] - y * sines[p];
-      b = x * sines[p] + y * cosines[p];
+  const uint32_t total = batch.count * op.heads;
+  worker.each(total, grainOf(total, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    for (uint32_t i = begin; i < end; i++) {
+      const float* cosines = at_.cosines[op.table] + size_t(i / op.heads) * pairs;
+      const float* sines = at_.sines[op.table] + size_t(i / op.heads) * pairs;
+      float* head = at_.values[op.value] + size_t(i) * op.headDim;
+      for (uint32_t p = 0; p < pairs; p++) {
+        float& a = head[p * next];
+        float& b = head[p * next + apart];
+        const float x = a, y = b;
+        a = x * cosines[p] - y * sines[p];
+        b = x * sines[p] + y * cosines[p];
+      }
     }
-  }
+  });
 }
 
 uint16_t* Executor::cacheAt(const AttentionOp& op, bool values, uint32_t slot, uint32_t head) const {
@@ -312,25 +313,26 @@ uint16_t* Executor::cacheAt(const AttentionOp& op, bool values, uint32_t slot, u
          size_t(head) * plan_.context * op.headDim;
 }
 
-void Executor::attention(const AttentionOp& op, const Batch& batch, uint32_t worker) {
-  const uint32_t d = op.headDim;
-  const Share share = shareOf(batch.count * op.kvHeads, worker, pool_.threads());
-  for (uint32_t i = share.begin; i < share.end; i++) {
-    const Row& row = batch.rows[i / op.kvHeads];
-    const size_t place = size_t(row.position) * d;
-    kernels_.toHalf(at_.values[op.k] + size_t(i) * d, d, cacheAt(op, false, row.slot, i % op.kvHeads) + place);
-    kernels_.toHalf(at_.values[op.v] + size_t(i) * d, d, cacheAt(op, true, row.slot, i % op.kvHeads) + place);
-  }
-  pool_.barrier();
-  // In turn, not in stretches: later rows of a prompt see more keys.
-  for (uint32_t i = worker; i < batch.count * op.heads; i += pool_.threads()) {
-    const Row& row = batch.rows[i / op.heads];
-    const uint32_t head = i % op.heads / (op.heads / op.kvHeads);
-    float* query = at_.queries[worker];
-    for (uint32_t j = 0; j < d; j++) query[j] = at_.values[op.q][size_t(i) * d + j] * op.scale;
-    const KeyValues kv{cacheAt(op, false, row.slot, head), cacheAt(op, true, row.slot, head), row.position + 1, d};
-    kernels_.attend(query, kv, at_.scores[worker], at_.values[op.out] + size_t(i) * d);
-  }
+void Executor::attention(const AttentionOp& op, const Batch& batch, Worker& worker) {
+  const uint32_t d = op.headDim, keys = batch.count * op.kvHeads, queries = batch.count * op.heads;
+  worker.each(keys, grainOf(keys, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    for (uint32_t i = begin; i < end; i++) {
+      const Row& row = batch.rows[i / op.kvHeads];
+      const size_t place = size_t(row.position) * d;
+      kernels_.toHalf(at_.values[op.k] + size_t(i) * d, d, cacheAt(op, false, row.slot, i % op.kvHeads) + place);
+      kernels_.toHalf(at_.values[op.v] + size_t(i) * d, d, cacheAt(op, true, row.slot, i % op.kvHeads) + place);
+    }
+  });
+  worker.each(queries, grainOf(queries, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+    for (uint32_t i = begin; i < end; i++) {
+      const Row& row = batch.rows[i / op.heads];
+      const uint32_t head = i % op.heads / (op.heads / op.kvHeads);
+      float* query = at_.queries[worker.index];
+      for (uint32_t j = 0; j < d; j++) query[j] = at_.values[op.q][size_t(i) * d + j] * op.scale;
+      const KeyValues kv{cacheAt(op, false, row.slot, head), cacheAt(op, true, row.slot, head), row.position + 1, d};
+      kernels_.attend(query, kv, at_.scores[worker.index], at_.values[op.out] + size_t(i) * d);
+    }
+  });
 }
 
 }  // namespace lutra

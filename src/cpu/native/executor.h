@@ -107,13 +107,14 @@ class Executor {
   void load(const std::vector<Source>& matrices, const std::vector<Source>& vectors, std::atomic<uint64_t>& loaded);
   size_t carve(uint8_t* base);
   void fillRopeTables(const Batch& batch);
-  void run(const Op& op, Batch& batch, uint32_t worker);
-  void embed(const EmbedOp& op, const Batch& batch, uint32_t worker);
-  void select(const SelectOp& op, Batch& batch, uint32_t worker);
-  void gemm(const GemmOp& op, const Batch& batch, uint32_t worker);
-  void rope(const RopeOp& op, const Batch& batch, uint32_t worker);
-  void attention(const AttentionOp& op, const Batch& batch, uint32_t worker);
-  void prepareInput(const GemmOp& op, const Batch& batch, uint32_t worker);
+  void run(const Op& op, Batch& batch, Worker& worker);
+  void embed(const EmbedOp& op, const Batch& batch, Worker& worker);
+  void select(const SelectOp& op, Batch& batch, Worker& worker);
+  void gemm(const GemmOp& op, const Batch& batch, Worker& worker);
+  void rope(const RopeOp& op, const Batch& batch, Worker& worker);
+  void attention(const AttentionOp& op, const Batch& batch, Worker& worker);
+  void prepareInput(const GemmOp& op, const Batch& batch, Worker& worker);
+  void gemmTile(const GemmOp& op, const LinearUse& use, uint32_t tile, uint32_t live);
   void product(const Matrix& matrix, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out);
   uint16_t* cacheAt(const AttentionOp& op, bool values, uint32_t slot, uint32_t head) const;
 

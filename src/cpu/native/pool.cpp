@@ -12,23 +12,37 @@ inline void pause() {
 #endif
 }
 
-// Long enough to cover the gap between two tokens' ops, short enough that an idle process takes no time and
-// that a worker whose peer has lost its core gives its own back: some 50 to 100 microseconds.
+// Long enough to cover the gap between two tokens' steps, short enough that an idle process takes no time and that
+// a worker whose peer has lost its processor gives its own back: some 50 to 100 microseconds.
 constexpr int kSpins = 2000;
 
-/// Waits until `value` is no longer `old`: spins, then sleeps in the kernel.
-void await(std::atomic<uint32_t>& value, uint32_t old) {
+/// Waits until holds(value): spins, then sleeps until the value is changed and notified.
+template <class Holds>
+void await(std::atomic<uint32_t>& value, Holds holds) {
   for (int i = 0; i < kSpins; i++) {
-    if (value.load(std::memory_order_acquire) != old) return;
+    if (holds(value.load(std::memory_order_acquire))) return;
     pause();
   }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+  for (uint32_t seen = value.load(std::memory_order_acquire); !holds(seen);
+       seen = value.load(std::memory_order_acquire))
+    value.wait(seen, std::memory_order_acquire);
 }
+
+constexpr uint32_t kClosed = 1u << 31;
 
 }  // namespace
 
+void Worker::finish(Loop& loop, uint32_t count, uint32_t total) {
+  if (loop.done.fetch_add(count, std::memory_order_acq_rel) + count == total) loop.done.notify_all();
+}
+
+void Worker::awaitAll(Loop& loop, uint32_t total) {
+  await(loop.done, [total](uint32_t done) { return done >= total; });
+}
+
 Pool::Pool(uint32_t threads) : count_(threads) {
-  for (uint32_t worker = 1; worker < count_; worker++) workers_.emplace_back([this, worker] { serve(worker); });
+  present_.store(kClosed);
+  for (uint32_t index = 1; index < count_; index++) workers_.emplace_back([this, index] { serve(index); });
 }
 
 Pool::~Pool() {
@@ -38,34 +52,43 @@ Pool::~Pool() {
   for (std::thread& t : workers_) t.join();
 }
 
-void Pool::run(const std::function<void(uint32_t)>& job) {
+void Pool::run(uint32_t loops, const std::function<void(Worker&)>& job) {
   const std::lock_guard<std::mutex> lock(caller_);
+  if (loops > capacity_) {  // nobody is inside a job here
+    loops_ = std::make_unique<Loop[]>(loops);
+    capacity_ = loops;
+  }
+  for (uint32_t i = 0; i < loops; i++) {
+    loops_[i].next.store(0, std::memory_order_relaxed);
+    loops_[i].done.store(0, std::memory_order_relaxed);
+  }
   job_ = &job;
+  present_.store(0, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  job(0);
-  barrier();
+  Worker self(0, loops_.get());
+  job(self);
+  present_.fetch_or(kClosed, std::memory_order_acq_rel);
+  await(present_, [](uint32_t present) { return present == kClosed; });
 }
 
-void Pool::serve(uint32_t worker) {
+/// Counts this worker in, unless the job is over.
+bool Pool::enter() {
+  uint32_t present = present_.load(std::memory_order_acquire);
+  while (!(present & kClosed))
+    if (present_.compare_exchange_weak(present, present + 1, std::memory_order_acq_rel)) return true;
+  return false;
+}
+
+void Pool::serve(uint32_t index) {
   for (uint32_t seen = 0;;) {
-    await(epoch_, seen);
-    seen++;
+    await(epoch_, [seen](uint32_t epoch) { return epoch != seen; });
+    seen = epoch_.load(std::memory_order_acquire);
     if (stop_) return;
-    (*job_)(worker);
-    barrier();
-  }
-}
-
-void Pool::barrier() {
-  if (count_ == 1) return;
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-  } else {
-    await(phase_, phase);
+    if (!enter()) continue;
+    Worker self(index, loops_.get());
+    (*job_)(self);
+    if (present_.fetch_sub(1, std::memory_order_acq_rel) - 1 == kClosed) present_.notify_all();
   }
 }
 
