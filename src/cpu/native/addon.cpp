@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 
+#include "bench.h"
 #include "executor.h"
 
 namespace {
@@ -271,7 +272,7 @@ class Engine : public Napi::ObjectWrap<Engine> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Engine",
                        {InstanceMethod("prepare", &Engine::prepare), InstanceMethod("close", &Engine::close),
-                        InstanceAccessor<&Engine::loaded>("loaded")});
+                        InstanceMethod("bench", &Engine::bench), InstanceAccessor<&Engine::loaded>("loaded")});
   }
 
   /// new Engine(isa: one of isas(), threads >= 1)
@@ -312,6 +313,30 @@ class Engine : public Napi::ObjectWrap<Engine> {
               std::make_unique<Executor>(engine.pool, *engine.kernels, std::move(*plan), matrices, vectors, *loaded);
         },
         [session](Napi::Env env) { return Session::wrap(env, session); });
+  }
+
+  /// bench({bits, group, n, k, tokens, offset, rounds}): Promise<{kernelUs, readUs, bytes}>
+  Napi::Value bench(const Napi::CallbackInfo& info) {
+    if (!state_) throw Napi::Error::New(info.Env(), "the backend is closed");
+    const Napi::Object o = info[0].ToObject();
+    const BenchCase what{whole(o, "bits"),   whole(o, "group"),           whole(o, "n"),     whole(o, "k"),
+                         whole(o, "tokens"), o.Get("offset").ToBoolean(), whole(o, "rounds")};
+    const auto times = std::make_shared<BenchTimes>();
+    constexpr size_t kRotated = size_t(1) << 30;  // larger than any cache
+    return Task::start(
+        info.Env(), [=, engine = state_] { *times = benchProduct(engine->pool, *engine->kernels, what, kRotated); },
+        [times](Napi::Env env) -> Napi::Value {
+          const auto list = [&](const std::vector<double>& from) {
+            Napi::Array to = Napi::Array::New(env);
+            for (uint32_t i = 0; i < from.size(); i++) to.Set(i, from[i]);
+            return to;
+          };
+          Napi::Object out = Napi::Object::New(env);
+          out.Set("kernelUs", list(times->kernelUs));
+          out.Set("readUs", list(times->readUs));
+          out.Set("bytes", double(times->bytes));
+          return out;
+        });
   }
 
   Napi::Value close(const Napi::CallbackInfo& info) {

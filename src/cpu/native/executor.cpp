@@ -2,13 +2,10 @@
 // are rows of weights, tokens or heads, each computed alone, so that no result depends on who took which.
 #include "executor.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 
 namespace lutra {
@@ -44,22 +41,6 @@ size_t weightBytes(const std::vector<Source>& matrices, const std::vector<Source
 }
 
 }  // namespace
-
-Memory::Memory(size_t bytes, bool hugePages) : data_(nullptr), size_(bytes) {
-  if (!bytes) return;
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-  if (hugePages) madvise(at, bytes, MADV_HUGEPAGE);
-#else
-  (void)hugePages;
-#endif
-  data_ = static_cast<uint8_t*>(at);
-}
-
-Memory::~Memory() {
-  if (data_) munmap(data_, size_);
-}
 
 /// The rows of one pass, and those that the current op works on: all, or the wanted ones after a Select.
 struct Executor::Batch {
@@ -139,7 +120,7 @@ size_t Executor::carve(uint8_t* base) {
   at_.normed = carver.take<float>(kRows * widest);
   at_.codes = carver.take<int8_t>(kRows * widest);
   at_.scales = carver.take<float>(kRows * (widest / kActGroup));
-  at_.sums = carver.take<int32_t>(kRows * (widest / kActGroup));
+  at_.sums = carver.take<float>(kRows * (widest / kActGroup));
   for (uint32_t worker = 0; worker < pool_.threads(); worker++) {
     at_.scores.push_back(carver.take<float>(plan_.context));
     at_.queries.push_back(carver.take<float>(headDim));

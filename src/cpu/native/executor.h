@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "memory.h"
 #include "pool.h"
 #include "weights.h"
 
@@ -71,21 +72,6 @@ struct Row {
   bool wanted;
 };
 
-/// Anonymous zeroed memory, 64-byte aligned; a page of it costs nothing until it is touched.
-class Memory {
- public:
-  explicit Memory(size_t bytes, bool hugePages = false);
-  ~Memory();
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  uint8_t* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  uint8_t* data_;
-  size_t size_;
-};
-
 class Executor {
  public:
   /// Loads all weights on the pool's workers; `loaded` counts bytes in memory as they are done.
@@ -132,7 +118,7 @@ class Executor {
     float* normed;                        // (kRows, widest input) after the norm
     int8_t* codes;                        // the same as int8
     float* scales;                        // (kRows, widest / 16)
-    int32_t* sums;                        // (kRows, widest / 16)
+    float* sums;                          // (kRows, widest / 16)
     std::vector<float*> scores, queries;  // of each worker: (context), (headDim)
   } at_;
   Memory scratch_;

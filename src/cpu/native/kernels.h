@@ -15,7 +15,7 @@ constexpr uint32_t kMaxTokens = 8;  // tokens of one kernel call
 struct Activations {
   const int8_t* codes;  // (t, k)
   const float* scales;  // (t, k / 16)
-  const int32_t* sums;  // (t, k / 16), sums of the codes of a group
+  const float* sums;    // (t, k / 16), scale times the sum of the codes of a group
   uint32_t k;
 
   Activations from(uint32_t token) const {
@@ -40,7 +40,7 @@ struct Kernels {
   void (*floatTile)(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out);
   /// One row of k values, k a multiple of 16: codes = round(x / scale), scale = max|x| / 127 of each group.
   /// A group with a NaN or an infinity gets a NaN scale, so that it shows in every product.
-  void (*quantize)(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums);
+  void (*quantize)(const float* x, uint32_t k, int8_t* codes, float* scales, float* sums);
   /// out = x * weight / sqrt(mean(x^2) + eps)
   void (*rmsNorm)(const float* x, const float* weight, float eps, uint32_t n, float* out);
   /// out = gate / (1 + exp(-gate)) * up
@@ -48,6 +48,8 @@ struct Kernels {
   /// Softmax attention of one query head, already scaled: q, out (headDim). `scores` is room for kv.length floats.
   void (*attend)(const float* q, const KeyValues& kv, float* scores, float* out);
   void (*toHalf)(const float* x, uint32_t n, uint16_t* out);
+  /// Loads `lines` of 64 bytes and does nothing with them: the limit that memory sets.
+  void (*readLines)(const uint8_t* data, size_t lines);
 };
 
 extern const Kernels scalarKernels;

@@ -58,63 +58,77 @@ AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* p, uint32_t part) {
                       : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + part * 8);
 }
 
-/// One quarter of a tile (8 rows) by NT tokens.
-template <int BITS, int NT>
-AVX2 void quarter(const Matrix& m, const uint8_t* tile, uint32_t part, const Activations& x, float* out) {
+/// PARTS x 8 rows of a tile, from part `first`, by NT tokens.
+template <int BITS, int NT, int PARTS>
+AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
-  const int32_t zero = BITS == 8 ? m.zero - 128 : m.zero;
+  const float zero = float(BITS == 8 ? m.zero - 128 : m.zero);
   const size_t groups = x.k / kActGroup;
-  __m256 sum[NT];
-  for (int t = 0; t < NT; t++) sum[t] = _mm256_setzero_ps();
+  __m256 sum[PARTS][NT];
+  for (int h = 0; h < PARTS; h++)
+    for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
   const uint8_t* group = tile;
   for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
-    __m256 products[NT];
+    __m256 products[PARTS][NT];
     float total[NT];
-    for (int t = 0; t < NT; t++) products[t] = _mm256_setzero_ps(), total[t] = 0;
+    for (int t = 0; t < NT; t++) {
+      total[t] = 0;
+      for (int h = 0; h < PARTS; h++) products[h][t] = _mm256_setzero_ps();
+    }
     for (uint32_t p = 0; p < m.group; p += kActGroup) {
-      __m256i acc[NT];
-      for (int t = 0; t < NT; t++) acc[t] = _mm256_setzero_si256();
-      for (uint32_t i = p; i < p + kActGroup; i += span) {
-        const uint8_t* at = group + i / span * (kTileRows * 4) + part * 32;
-        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
-        for (int c = 0; c < 8 / BITS; c++) {
-          const int8_t* from = x.codes + k0 + i + 4 * c;
-          if constexpr (BITS == 8) {
-            const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
-            const __m256i magnitude = _mm256_abs_epi8(centred);
-            for (int t = 0; t < NT; t++) {
-              const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
-              const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, centred));
-              acc[t] = _mm256_add_epi32(acc[t], _mm256_madd_epi16(pairs, ones));
-            }
-          } else {
-            const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask);
-            for (int t = 0; t < NT; t++) {
-              const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
-              acc[t] = _mm256_add_epi16(acc[t], _mm256_maddubs_epi16(codes, a));
+      const size_t g = (k0 + p) / kActGroup;
+      __m256i acc[PARTS][NT];
+      for (int t = 0; t < NT; t++)
+        for (int h = 0; h < PARTS; h++) acc[h][t] = _mm256_setzero_si256();
+      for (uint32_t i = p; i < p + kActGroup; i += span)
+        for (int h = 0; h < PARTS; h++) {
+          const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 32;
+          const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+          if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+          for (int c = 0; c < 8 / BITS; c++) {
+            const int8_t* from = x.codes + k0 + i + 4 * c;
+            if constexpr (BITS == 8) {
+              const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
+              const __m256i magnitude = _mm256_abs_epi8(centred);
+              for (int t = 0; t < NT; t++) {
+                const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, centred));
+                acc[h][t] = _mm256_add_epi32(acc[h][t], _mm256_madd_epi16(pairs, ones));
+              }
+            } else {
+              const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask);
+              for (int t = 0; t < NT; t++) {
+                const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+                acc[h][t] = _mm256_add_epi16(acc[h][t], _mm256_maddubs_epi16(codes, a));
+              }
             }
           }
         }
-      }
       for (int t = 0; t < NT; t++) {
-        const size_t g = t * groups + (k0 + p) / kActGroup;
-        const __m256i wide = BITS == 8 ? acc[t] : _mm256_madd_epi16(acc[t], ones);
-        const __m256i exact = _mm256_sub_epi32(wide, _mm256_set1_epi32(zero * x.sums[g]));
-        products[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(x.scales[g]), products[t]);
-        total[t] += float(x.sums[g]) * x.scales[g];
+        const __m256 scale = _mm256_set1_ps(x.scales[t * groups + g]);
+        total[t] += x.sums[t * groups + g];
+        for (int h = 0; h < PARTS; h++) {
+          const __m256i wide = BITS == 8 ? acc[h][t] : _mm256_madd_epi16(acc[h][t], ones);
+          products[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), scale, products[h][t]);
+        }
       }
     }
     const uint8_t* scales = group + m.codeBytes();
-    const __m256 scale = scalesAt(m, scales, part);
-    for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(products[t], scale, sum[t]);
-    if (m.hasOffset) {
-      const __m256 offset = scalesAt(m, scales + m.scaleBytes(), part);
-      for (int t = 0; t < NT; t++) sum[t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[t]);
+    for (int h = 0; h < PARTS; h++) {
+      const __m256 scale = scalesAt(m, scales, first + h);
+      for (int t = 0; t < NT; t++) {
+        const __m256 centred = _mm256_sub_ps(products[h][t], _mm256_set1_ps(zero * total[t]));
+        sum[h][t] = _mm256_fmadd_ps(centred, scale, sum[h][t]);
+      }
+      if (m.hasOffset) {
+        const __m256 offset = scalesAt(m, scales + m.scaleBytes(), first + h);
+        for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[h][t]);
+      }
     }
   }
-  for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + part * 8, sum[t]);
+  for (int h = 0; h < PARTS; h++)
+    for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, sum[h][t]);
 }
 
 template <int BITS>
@@ -122,10 +136,13 @@ void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
-    const uint32_t step = tokens - t >= 4 ? 4 : 1;
-    for (uint32_t part = 0; part < kTileRows / 8; part++)
-      step == 4 ? quarter<BITS, 4>(m, tile, part, from, to) : quarter<BITS, 1>(m, tile, part, from, to);
-    t += step;
+    if (tokens - t >= 4) {  // 4 tokens by 8 rows fill the registers
+      for (uint32_t part = 0; part < kTileRows / 8; part++) block<BITS, 4, 1>(m, tile, part, from, to);
+      t += 4;
+    } else {
+      block<BITS, 1, 4>(m, tile, 0, from, to);
+      t += 1;
+    }
   }
 }
 
@@ -171,7 +188,7 @@ void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float
   }
 }
 
-AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int32_t* sums) {
+AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, float* sums) {
   const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   for (uint32_t g = 0; g < k / kActGroup; g++, x += kActGroup, codes += kActGroup) {
     const __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8);
@@ -185,7 +202,7 @@ AVX2 void quantize(const float* x, uint32_t k, int8_t* codes, float* scales, int
       p = _mm256_cvtps_epi32(_mm256_mul_ps(a, _mm256_set1_ps(inverse)));
       q = _mm256_cvtps_epi32(_mm256_mul_ps(b, _mm256_set1_ps(inverse)));
     }
-    sums[g] = sumOf(_mm256_add_epi32(p, q));
+    sums[g] = scales[g] * float(sumOf(_mm256_add_epi32(p, q)));
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(p, q), 0xd8);  // undoes the pack's lane order
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
                      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
@@ -273,9 +290,19 @@ AVX2 void toHalf(const float* x, uint32_t n, uint16_t* out) {
   for (; i < n; i++) out[i] = floatToHalf(x[i]);
 }
 
+AVX2 void readLines(const uint8_t* data, size_t lines) {
+  __m256i a = _mm256_setzero_si256(), b = a;
+  for (size_t i = 0; i < lines; i++, data += 64) {
+    a = _mm256_xor_si256(a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data)));
+    b = _mm256_xor_si256(b, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + 32)));
+  }
+  volatile int32_t sink = sumOf(_mm256_xor_si256(a, b));
+  (void)sink;
+}
+
 }  // namespace
 
-const Kernels avx2Kernels = {"avx2", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf};
+const Kernels avx2Kernels = {"avx2", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf, readLines};
 
 }  // namespace lutra
 #endif
