@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     load: async () => (await import("./evaluate.ts")).evaluate,
   },
   inspect: { about: "what is in a model file", load: async () => (await import("./inspect.ts")).inspect },
+  bench: { about: "how fast the kernels are here", load: async () => (await import("./bench.ts")).bench },
   doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
 };
 

@@ -199,7 +199,9 @@ function usableStructure(tensor: WeightTensor, structure: Structure, use: Use): 
   if (structure.kind === "none") return refuse(`${structure.reason}; --device reference can`);
   const k = shape.at(-1) ?? 0;
   if (structure.kind === "affine") {
-    const bits = Math.max(...[structure.codes, structure.scale.codes, structure.offset?.codes].map((c) => c?.bits ?? 0));
+    const bits = Math.max(
+      ...[structure.codes, structure.scale.codes, structure.offset?.codes].map((c) => c?.bits ?? 0),
+    );
     const group = structure.groupSize;
     if (bits > 8) return refuse(`it has codes of ${bits} bits, and the kernels take up to 8`);
     if (use === "matrix" && group % ACTIVATION_GROUP !== 0)

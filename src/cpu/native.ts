@@ -17,8 +17,30 @@ export interface NativeSession {
   readonly bytes: { readonly weights: number; readonly cache: number; readonly scratch: number };
 }
 
+/** A matrix of n rows and k columns, timed with `tokens` vectors. */
+export interface BenchCase {
+  /** 2, 4 or 8. */
+  readonly bits: number;
+  readonly group: number;
+  readonly n: number;
+  readonly k: number;
+  readonly tokens: number;
+  /** Whether groups have an offset beside their scale. */
+  readonly offset: boolean;
+  readonly rounds: number;
+}
+
+/** Microseconds a product and a plain read of the same bytes took, round by round; `bytes` of the matrix. */
+export interface BenchTimes {
+  readonly kernelUs: readonly number[];
+  readonly readUs: readonly number[];
+  readonly bytes: number;
+}
+
 export interface NativeEngine {
   prepare(description: object): Promise<NativeSession>;
+  /** Takes 1 GiB of memory; rejects where there is not as much. */
+  bench(what: BenchCase): Promise<BenchTimes>;
   close(): void;
   /** Bytes of weights in place so far. */
   readonly loaded: number;

@@ -12,7 +12,7 @@ describe("wrong usage ends with exit code 2:", () => {
   const number = "a number from";
   const whole = "a whole number from";
   test.each([
-    [["frobnicate"], 'there is no command "frobnicate"; commands are run, eval, inspect, doctor'],
+    [["frobnicate"], 'there is no command "frobnicate"; commands are run, eval, inspect, bench, doctor'],
     [["rnu"], 'there is no command "rnu"; did you mean "run"?'],
     [
       ["run", "x", "--temprature", "1"],
@@ -59,7 +59,7 @@ describe("wrong usage ends with exit code 2:", () => {
 });
 
 describe("help", () => {
-  test.each(["run", "eval", "inspect", "doctor"])("of %s is what the golden file shows", async (name) => {
+  test.each(["run", "eval", "inspect", "bench", "doctor"])("of %s is what the golden file shows", async (name) => {
     const { code, out, err } = lutra([name, "--help", "--nonsense"]);
     expect([code, err]).toEqual([0, ""]);
     await expect(out).toMatchFileSnapshot(`../golden/app/help-${name}.txt`);

@@ -136,9 +136,10 @@ void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
-    if (tokens - t >= 4) {  // 4 tokens by 8 rows fill the registers
-      for (uint32_t part = 0; part < kTileRows / 8; part++) block<BITS, 4, 1>(m, tile, part, from, to);
-      t += 4;
+    if (tokens - t >= 2) {  // 2 tokens by 16 rows fill the registers
+      block<BITS, 2, 2>(m, tile, 0, from, to);
+      block<BITS, 2, 2>(m, tile, 2, from, to);
+      t += 2;
     } else {
       block<BITS, 1, 4>(m, tile, 0, from, to);
       t += 1;

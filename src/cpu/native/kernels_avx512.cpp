@@ -24,32 +24,32 @@ AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* p, uint32_t half) 
                       : _mm512_loadu_ps(reinterpret_cast<const float*>(p) + half * 16);
 }
 
-/// HALVES x 16 rows of a tile, from half `first`, by NT tokens.
-template <int BITS, int NT, int HALVES>
-AVX512 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
+/// The 2 x 16 rows of a tile by NT tokens.
+template <int BITS, int NT>
+AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const __m512i mask = _mm512_set1_epi8(char((1 << BITS) - 1));
   const size_t groups = x.k / kActGroup;
   const float zero = float(m.zero);
-  __m512 sum[HALVES][NT];
-  for (int h = 0; h < HALVES; h++)
+  __m512 sum[2][NT];
+  for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
   const uint8_t* group = tile;
   for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
-    __m512 products[HALVES][NT];
+    __m512 products[2][NT];
     float total[NT];
     for (int t = 0; t < NT; t++) {
       total[t] = 0;
-      for (int h = 0; h < HALVES; h++) products[h][t] = _mm512_setzero_ps();
+      for (int h = 0; h < 2; h++) products[h][t] = _mm512_setzero_ps();
     }
     for (uint32_t p = 0; p < m.group; p += kActGroup) {
       const size_t g = (k0 + p) / kActGroup;
-      __m512i acc[HALVES][NT];
+      __m512i acc[2][NT];
       for (int t = 0; t < NT; t++)
-        for (int h = 0; h < HALVES; h++) acc[h][t] = _mm512_setzero_si512();
+        for (int h = 0; h < 2; h++) acc[h][t] = _mm512_setzero_si512();
       for (uint32_t i = p; i < p + kActGroup; i += span)
-        for (int h = 0; h < HALVES; h++) {
-          const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 64;
+        for (int h = 0; h < 2; h++) {
+          const uint8_t* at = group + i / span * (kTileRows * 4) + h * 64;
           const __m512i w = _mm512_loadu_si512(at);
           _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
           for (int c = 0; c < 8 / BITS; c++) {
@@ -64,25 +64,25 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Ac
       for (int t = 0; t < NT; t++) {
         const __m512 scale = _mm512_set1_ps(x.scales[t * groups + g]);
         total[t] += x.sums[t * groups + g];
-        for (int h = 0; h < HALVES; h++)
+        for (int h = 0; h < 2; h++)
           products[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[h][t]), scale, products[h][t]);
       }
     }
     const uint8_t* scales = group + m.codeBytes();
-    for (int h = 0; h < HALVES; h++) {
-      const __m512 scale = scalesAt(m, scales, first + h);
+    for (int h = 0; h < 2; h++) {
+      const __m512 scale = scalesAt(m, scales, h);
       for (int t = 0; t < NT; t++) {
         const __m512 centred = _mm512_sub_ps(products[h][t], _mm512_set1_ps(zero * total[t]));
         sum[h][t] = _mm512_fmadd_ps(centred, scale, sum[h][t]);
       }
       if (m.hasOffset) {
-        const __m512 offset = scalesAt(m, scales + m.scaleBytes(), first + h);
+        const __m512 offset = scalesAt(m, scales + m.scaleBytes(), h);
         for (int t = 0; t < NT; t++) sum[h][t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(total[t]), sum[h][t]);
       }
     }
   }
-  for (int h = 0; h < HALVES; h++)
-    for (int t = 0; t < NT; t++) _mm512_storeu_ps(out + t * kTileRows + (first + h) * 16, sum[h][t]);
+  for (int h = 0; h < 2; h++)
+    for (int t = 0; t < NT; t++) _mm512_storeu_ps(out + t * kTileRows + h * 16, sum[h][t]);
 }
 
 template <int BITS>
@@ -90,12 +90,11 @@ void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
-    if (tokens - t >= 8) {  // 8 tokens by 16 rows fill the registers
-      block<BITS, 8, 1>(m, tile, 0, from, to);
-      block<BITS, 8, 1>(m, tile, 1, from, to);
-      t += 8;
+    if (tokens - t >= 4) {  // with the sums of 4 tokens by 32 rows the registers are full
+      block<BITS, 4>(m, tile, from, to);
+      t += 4;
     } else {
-      block<BITS, 1, 2>(m, tile, 0, from, to);
+      block<BITS, 1>(m, tile, from, to);
       t += 1;
     }
   }

@@ -1,0 +1,82 @@
+// lutra bench: how fast the CPU backend's matrix product is on this machine, beside a plain read of the same bytes.
+// One vector (gemv) is bound by memory, so its share of the read is what counts; many (gemm) by arithmetic.
+
+import process from "node:process";
+
+import { loadAddon, usableCores } from "../cpu/native.ts";
+import { unlessAborted } from "../model/interrupt.ts";
+import { command, type Command, UsageError, type Values } from "./command.ts";
+
+const OPTIONS = {
+  bits: { kind: "integer", about: "bits of a weight as kernels store it: 2, 4 or 8", min: 2, max: 8, fallback: 4 },
+  group: { kind: "integer", about: "weights that share a scale, a multiple of 16", min: 16, max: 4096, fallback: 128 },
+  m: { kind: "integer", about: "rows of the matrix", min: 1, max: 2 ** 20, fallback: 4096 },
+  k: { kind: "integer", about: "columns, a multiple of the group", min: 16, max: 2 ** 20, fallback: 4096 },
+  batch: { kind: "integer", about: "vectors at once, for gemm", min: 1, max: 1024, fallback: 32 },
+  threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
+  isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
+  rounds: { kind: "integer", about: "rounds through 1 GiB of weights", min: 1, max: 1000, fallback: 5 },
+  json: { kind: "flag", about: "one JSON object on stdout" },
+} as const;
+
+export const bench: Command = command({
+  name: "bench",
+  usage: ["bench gemv|gemm [options]"],
+  about: [
+    "Times the product of a random low-bit matrix with one vector (gemv) or several (gemm), activations quantised",
+    "in it. Copies of the matrix, 1 GiB in all, are used in turn, so that weights come from memory each time;",
+    "before and after each round the same bytes are read and nothing else, which is the limit of gemv.",
+  ],
+  options: OPTIONS,
+  examples: [
+    ["lutra bench gemv --bits 4 --group 32", "4096 x 4096 weights of 4 bits"],
+    ["lutra bench gemm --batch 128 --json", "for programs"],
+  ],
+  positionals: 1,
+  run: measure,
+});
+
+async function measure(
+  values: Values<typeof OPTIONS>,
+  positionals: readonly string[],
+  signal: AbortSignal,
+): Promise<number> {
+  const [kernel] = positionals;
+  if (kernel !== "gemv" && kernel !== "gemm")
+    throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv or gemm`);
+  const { bits, group, m, k, rounds } = values;
+  if (![2, 4, 8].includes(bits)) throw new UsageError(`--bits: ${bits}; 2, 4 or 8`);
+  if (group % 16 !== 0) throw new UsageError(`--group: ${group}; a multiple of 16`);
+  if (k % group !== 0) throw new UsageError(`--k: ${k}; a multiple of the group, which is ${group}`);
+  const addon = loadAddon();
+  if ("unavailable" in addon) throw new Error(addon.unavailable);
+  const isa = values.isa ?? addon.isas()[0];
+  if (!addon.isas().includes(isa)) throw new UsageError(`--isa: ${isa}; this processor has ${addon.isas().join(", ")}`);
+  const threads = values.threads ?? usableCores();
+  const n = kernel === "gemv" ? 1 : values.batch;
+
+  const engine = new addon.Engine(isa, threads);
+  const times = await unlessAborted(engine.bench({ bits, group, n: m, k, tokens: n, offset: false, rounds }), signal);
+  if (times === "aborted") return 130;
+  engine.close();
+  const timeUs = spread(times.kernelUs);
+  const gbps = times.bytes / timeUs.median / 1000;
+  const readGbps = times.bytes / spread(times.readUs).median / 1000;
+  const gops = (2 * m * k * n) / timeUs.median / 1000;
+  const facts = { kernel, isa, bits, group, m, k, n, threads, time_us: timeUs, gbps, read_gbps: readGbps };
+  process.stdout.write(
+    values.json
+      ? `${JSON.stringify({ ...facts, share: gbps / readGbps, gops })}\n`
+      : `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa}, ${threads} threads: ` +
+          `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
+          `${gbps.toFixed(1)} GB/s, ${((100 * gbps) / readGbps).toFixed(0)} % of a plain read's ` +
+          `${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
+  );
+  return 0;
+}
+
+function spread(list: readonly number[]): { min: number; median: number; max: number } {
+  const sorted = list.toSorted((a, b) => a - b);
+  const at = (share: number): number => sorted[Math.floor(share * (sorted.length - 1))] ?? NaN;
+  return { min: at(0), median: at(0.5), max: at(1) };
+}
