@@ -420,6 +420,8 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
       [4, 4, 20],
       [6, 2, 8],
       [2, 1, 100],
+      [4, 2, 128],
+      [3, 1, 80],
     ] as const) {
       const rows = 40;
       const inputs = [

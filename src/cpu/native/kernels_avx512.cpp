@@ -1,11 +1,12 @@
 // AVX-512 with VNNI: dpbusd sums four products of an unsigned code and a signed activation into each 32-bit lane,
-// a lane being a row of the tile. Everything that is not a matrix product or attention is AVX2's.
+// a lane being a row of the tile. What is neither a matrix product nor attention is AVX2's.
 #if defined(__x86_64__)
 // GCC 12 warns of its own _mm512_undefined_*() headers (its bug 105593) wherever they are inlined.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -142,6 +143,98 @@ void floatTile(const Matrix& m, const uint8_t* rows, uint32_t count, const float
   }
 }
 
+/// Sums of the 16 numbers in each of four registers.
+AVX512_INLINE __m128 sumsOf(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/// exp(x), as AVX2's expOf: below -87 the result is 0, a NaN stays one.
+AVX512_INLINE __m512 expOf(__m512 x) {
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  __m512 p = _mm512_set1_ps(1.0f / 720);
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ), p, n);
+}
+
+AVX512_INLINE __m512 halves(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+/// D / 16 registers hold the query, then the result.
+template <int D>
+AVX512 void attendOf(const float* q, const KeyValues& kv, float* scores, float* out) {
+  constexpr int N = D / 16;
+  const uint32_t n = kv.length;
+  __m512 query[N];
+  for (int j = 0; j < N; j++) query[j] = _mm512_loadu_ps(q + 16 * j);
+  uint32_t p = 0;
+  for (; p < n; p += 4) {  // past the end the last key is taken again
+    __m512 dots[4];
+    for (uint32_t i = 0; i < 4; i++) {
+      const uint16_t* key = kv.keys + size_t(std::min(p + i, n - 1)) * D;
+      dots[i] = _mm512_mul_ps(query[0], halves(key));
+      for (int j = 1; j < N; j++) dots[i] = _mm512_fmadd_ps(query[j], halves(key + 16 * j), dots[i]);
+    }
+    float four[4];
+    _mm_storeu_ps(four, sumsOf(dots[0], dots[1], dots[2], dots[3]));
+    for (uint32_t i = p; i < std::min(p + 4, n); i++) scores[i] = four[i - p];
+  }
+
+  __m512 largest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  const auto rest = [n](uint32_t at) { return n - at >= 16 ? __mmask16(0xffff) : __mmask16((1u << (n - at)) - 1); };
+  for (p = 0; p < n; p += 16)
+    largest = _mm512_mask_max_ps(largest, rest(p), largest, _mm512_maskz_loadu_ps(rest(p), scores + p));
+  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
+  __m512 totals = _mm512_setzero_ps();
+  for (p = 0; p < n; p += 16) {
+    const __m512 e = expOf(_mm512_sub_ps(_mm512_maskz_loadu_ps(rest(p), scores + p), top));
+    _mm512_mask_storeu_ps(scores + p, rest(p), e);
+    totals = _mm512_mask_add_ps(totals, rest(p), totals, e);
+  }
+  const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(totals));
+
+  __m512 even[N], odd[N];
+  for (int j = 0; j < N; j++) even[j] = odd[j] = _mm512_setzero_ps();
+  for (p = 0; p + 2 <= n; p += 2) {
+    const uint16_t* value = kv.values + size_t(p) * D;
+    const __m512 a = _mm512_set1_ps(scores[p]), b = _mm512_set1_ps(scores[p + 1]);
+    for (int j = 0; j < N; j++) {
+      even[j] = _mm512_fmadd_ps(a, halves(value + 16 * j), even[j]);
+      odd[j] = _mm512_fmadd_ps(b, halves(value + D + 16 * j), odd[j]);
+    }
+  }
+  for (; p < n; p++)
+    for (int j = 0; j < N; j++)
+      even[j] = _mm512_fmadd_ps(_mm512_set1_ps(scores[p]), halves(kv.values + size_t(p) * D + 16 * j), even[j]);
+  for (int j = 0; j < N; j++) _mm512_storeu_ps(out + 16 * j, _mm512_mul_ps(_mm512_add_ps(even[j], odd[j]), share));
+}
+
+void attend(const float* q, const KeyValues& kv, float* scores, float* out) {
+  switch (kv.headDim) {  // those of models in use
+    case 64:
+      return attendOf<64>(q, kv, scores, out);
+    case 80:
+      return attendOf<80>(q, kv, scores, out);
+    case 96:
+      return attendOf<96>(q, kv, scores, out);
+    case 128:
+      return attendOf<128>(q, kv, scores, out);
+    default:
+      avx2Kernels.attend(q, kv, scores, out);
+  }
+}
+
 AVX512 void readLines(const uint8_t* data, size_t lines) {
   __m512i a = _mm512_setzero_si512(), b = a;
   for (size_t i = 0; i + 2 <= lines; i += 2, data += 128) {
@@ -154,9 +247,9 @@ AVX512 void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels avx512Kernels = {"avx512-vnni",        packedTile,          floatTile,
-                               avx2Kernels.quantize, avx2Kernels.rmsNorm, avx2Kernels.siluMul,
-                               avx2Kernels.attend,   avx2Kernels.toHalf,  readLines};
+const Kernels avx512Kernels = {
+    "avx512-vnni", packedTile,         floatTile, avx2Kernels.quantize, avx2Kernels.rmsNorm, avx2Kernels.siluMul,
+    attend,        avx2Kernels.toHalf, readLines};
 
 }  // namespace lutra
 #endif
