@@ -35,7 +35,7 @@ void fill(const Matrix& m, uint8_t* data) {
 }  // namespace
 
 BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, size_t poolBytes) {
-  Matrix m{"bench", c.n, c.k, true, FloatFormat::F32, c.bits, c.group, 1 << (c.bits - 1), true, c.offset, nullptr};
+  Matrix m{"bench", c.n, c.k, true, FloatFormat::F32, c.bits, c.group, 1 << (c.bits - 1), true, c.offset, nullptr, 0};
   const size_t bytes = m.bytes(), stride = (bytes + 4095) & ~size_t(4095);
   const uint32_t copies = uint32_t((poolBytes + stride - 1) / stride);
   Memory memory(stride * copies, true);

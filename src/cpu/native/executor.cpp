@@ -69,8 +69,23 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
   std::vector<uint32_t> firstTask{0};
   for (const Source& s : matrices) {
     matrices_.push_back(planMatrix(s));
-    matrices_.back().data = carver.take<uint8_t>(matrices_.back().bytes());
     firstTask.push_back(firstTask.back() + matrices_.back().tiles());
+  }
+  // Matrices lie in the order in which a step reads them, the two of a gate tile by tile in turn.
+  const auto place = [&](Matrix& matrix) {
+    if (!matrix.data) matrix.data = carver.take<uint8_t>(matrix.bytes());
+  };
+  for (const Op& op : plan_.ops) {
+    if (const auto* embed = std::get_if<EmbedOp>(&op)) place(matrices_[embed->weight]);
+    const auto* gemm = std::get_if<GemmOp>(&op);
+    if (!gemm) continue;
+    Matrix &gate = matrices_[gemm->linears.front().weight], &up = matrices_[gemm->linears.back().weight];
+    if (gemm->epilogue == Epilogue::SiluMul && &gate != &up && !gate.data && !up.data) {
+      gate.stride = up.stride = gate.tileBytes() + up.tileBytes();
+      gate.data = carver.take<uint8_t>(gate.tiles() * gate.stride);
+      up.data = gate.data + gate.tileBytes();
+    }
+    for (const LinearUse& use : gemm->linears) place(matrices_[use.weight]);
   }
   std::vector<uint8_t> scratch;
   for (const Source& s : vectors) {
@@ -92,7 +107,7 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
         const Matrix& matrix = matrices_[m];
         const uint32_t tile = task - firstTask[m];
         try {
-          loadTile(matrices[m], matrix, tile, const_cast<uint8_t*>(matrix.data) + tile * matrix.tileBytes(), mine);
+          loadTile(matrices[m], matrix, tile, const_cast<uint8_t*>(matrix.tile(tile)), mine);
         } catch (const std::exception& error) {
           const std::lock_guard<std::mutex> lock(mutex);
           if (!failed.exchange(true)) failure = error.what();
@@ -194,7 +209,7 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker
 
 /// out(count, 32): one tile of the matrix by rows first.. of the prepared input.
 void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
-  const uint8_t* data = m.data + tile * m.tileBytes();
+  const uint8_t* data = m.tile(tile);
   if (m.packed) {
     const Activations all{at_.codes, at_.scales, at_.sums, m.k};
     kernels_.packedTile(m, data, all.from(first), count, out);

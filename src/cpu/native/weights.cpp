@@ -152,7 +152,8 @@ void placeCodes(const uint8_t* from, uint32_t group, uint32_t row, uint8_t* out)
 }  // namespace
 
 Matrix planMatrix(const Source& source) {
-  Matrix m{source.name, source.n, source.k, source.affine.has_value(), source.format, 0, 0, 0, false, false, nullptr};
+  Matrix m{source.name, source.n, source.k, source.affine.has_value(), source.format, 0, 0, 0, false,
+           false,       nullptr,  0};
   if (source.affine) {
     const Affine& a = *source.affine;
     m.bits = a.codes.bits <= 2 ? 2 : a.codes.bits <= 4 ? 4 : 8;
@@ -161,6 +162,7 @@ Matrix planMatrix(const Source& source) {
     m.halfScales = a.scale.isHalf() && (!a.offset || a.offset->isHalf());
     m.hasOffset = a.offset.has_value();
   }
+  m.stride = m.tileBytes();
   return m;
 }
 
@@ -206,12 +208,12 @@ void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch)
 void gatherRow(const Matrix& m, uint32_t row, float* out) {
   if (!m.packed) {
     const size_t size = floatBytes(m.format);
-    const uint8_t* p = m.data + size_t(row) * m.k * size;
+    const uint8_t* p = m.tile(row / kTileRows) + size_t(row % kTileRows) * m.k * size;
     for (uint32_t i = 0; i < m.k; i++) out[i] = loadFloat(m.format, p + i * size);
     return;
   }
   const uint32_t lane = row % kTileRows, mask = (1u << m.bits) - 1, span = 32 / m.bits;
-  const uint8_t* group = m.data + row / kTileRows * m.tileBytes();
+  const uint8_t* group = m.tile(row / kTileRows);
   const auto at = [&](const uint8_t* p) {
     return m.halfScales ? loadFloat(FloatFormat::F16, p + lane * 2) : loadFloat(FloatFormat::F32, p + lane * 4);
   };

@@ -91,6 +91,7 @@ struct Matrix {
   bool halfScales;  // scales and offsets are f16, else f32
   bool hasOffset;
   const uint8_t* data;
+  size_t stride;  // from one tile to the next: its bytes, or more where two matrices lie tile by tile in turn
 
   uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
   size_t codeBytes() const { return size_t(group) * bits / 8 * kTileRows; }
@@ -99,10 +100,11 @@ struct Matrix {
   size_t tileBytes() const {
     return packed ? size_t(k) / group * groupBytes() : size_t(kTileRows) * k * floatBytes(format);
   }
-  size_t bytes() const { return packed ? tiles() * tileBytes() : size_t(n) * k * floatBytes(format); }
+  size_t bytes() const { return tiles() * tileBytes(); }
+  const uint8_t* tile(uint32_t index) const { return data + index * stride; }
 };
 
-/// The layout that a source gets; `data` is still null.
+/// The layout that a source gets, its tiles one after another; `data` is still null.
 Matrix planMatrix(const Source& source);
 
 /// Reads rows [tile * 32, ...) of the source from its file and writes that tile. `scratch` grows as needed.
