@@ -65,6 +65,9 @@ export class Random {
   }
 }
 
+/** Above every scale that randomBytes makes. */
+export const LARGEST_FIELD: number = 2 ** -3;
+
 /** Bytes of `count` values with random codes, and finite scales of magnitude 2^-7 to 2^-3, of either sign. */
 export function randomBytes(type: Type, count: number, random: Random): Uint8Array {
   const bytes = new Uint8Array((count / type.blockSize) * type.blockBytes);

@@ -1,5 +1,5 @@
-// The CPU backend: chooses a layout for every weight from its type's structure, describes plan and weights to the
-// native executor, and feeds it steps. The kernels and the executor are in native/.
+// The CPU backend: describes plan and weights to the native executor, and feeds it steps.
+// Not here: which layout a weight gets (layout.ts), the addon as such (native.ts), kernels and executor (native/).
 
 import {
   type Backend,
@@ -8,14 +8,13 @@ import {
   rowsOf,
   type Session,
   type Unavailable,
-  UnsupportedOp,
   type WeightSource,
-  type WeightTensor,
 } from "../backend.ts";
-import { type AffineStructure, type FloatStructure, type Structure, structureOf } from "../ladder/layout.ts";
+import { type Structure, structureOf } from "../ladder/layout.ts";
 import type { Type } from "../ladder/type.ts";
 import type { Op } from "../ops.ts";
 import type { Plan } from "../plan.ts";
+import { matrixBytes, type Use, usableStructure, vectorBytes } from "./layout.ts";
 import { availableMemory, loadAddon, type NativeEngine, type NativeSession, usableCores } from "./native.ts";
 
 export interface CpuOptions {
@@ -25,8 +24,8 @@ export interface CpuOptions {
   readonly isa?: string;
 }
 
-/** Activations are quantised in groups of this many values, so k must be a multiple of it. */
-const ACTIVATION_GROUP = 16;
+/** More than any machine of today has cores. */
+const MAX_THREADS = 1024;
 
 /** How often a load reports its progress. */
 const PROGRESS_MS = 50;
@@ -39,6 +38,8 @@ export function openCpu(options: CpuOptions = {}): Backend | Unavailable {
   const isa = options.isa ?? isas[0];
   if (!isas.includes(isa)) return { unavailable: `this processor has no ${isa}; it has ${isas.join(", ")}` };
   const threads = options.threads ?? usableCores();
+  if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS)
+    throw new RangeError(`threads: ${threads}; 1 to ${MAX_THREADS}`);
   const engine = new addon.Engine(isa, threads);
   return {
     name: "cpu",
@@ -57,21 +58,21 @@ async function prepare(
   weights: WeightSource,
   progress?: (done: number, total: number) => void,
 ): Promise<Session> {
-  const { description, fileBytes } = describe(plan, weights);
+  const { description, weightBytes } = describe(plan, weights);
   const { layers, slots, context, width } = plan.cache;
   const cacheBytes = 2 * 2 * layers * slots * context * width;
   const available = availableMemory();
-  if (fileBytes + cacheBytes > available)
+  if (weightBytes + cacheBytes > available)
     throw new Error(
-      `the model needs ${mib(fileBytes)} MiB for weights and ${mib(cacheBytes)} MiB for a context of ${context} tokens, ` +
+      `the model needs ${mib(weightBytes)} MiB for weights and ${mib(cacheBytes)} MiB for a context of ${context} tokens, ` +
         `but ${mib(available)} MiB of memory are available; use a smaller model or --ctx`,
     );
-  const timer = progress && setInterval(() => progress(Math.min(engine.loaded, fileBytes), fileBytes), PROGRESS_MS);
+  const timer = progress && setInterval(() => progress(Math.min(engine.loaded, weightBytes), weightBytes), PROGRESS_MS);
   try {
     return new CpuSession(plan, await engine.prepare(description));
   } finally {
     clearInterval(timer);
-    progress?.(fileBytes, fileBytes);
+    progress?.(weightBytes, weightBytes);
   }
 }
 
@@ -125,20 +126,20 @@ class Table<K, T> {
 }
 
 /** The plan with names replaced by indices, as addon.cpp reads it. */
-function describe(plan: Plan, weights: WeightSource): { description: object; fileBytes: number } {
+function describe(plan: Plan, weights: WeightSource): { description: object; weightBytes: number } {
   const structures = new Map<Type, Structure>(); // deriving one takes a millisecond, and a model has few types
   const types = new Table<Type, object>();
   const matrices = new Table<string, object>();
   const vectors = new Table<string, object>();
   const ropes = new Table<readonly number[], object>();
-  let fileBytes = 0;
+  let weightBytes = 0;
   const sourceOf = (name: string, use: Use): object => {
     const tensor = weights.tensor(name);
     if (tensor === undefined) throw new Error(`the model has no tensor ${name}`);
-    fileBytes += tensor.byteLength;
     const { type, file, byteOffset, shape } = tensor;
     if (!structures.has(type)) structures.set(type, structureOf(type));
     const structure = usableStructure(tensor, structures.get(type) as Structure, use);
+    weightBytes += use === "matrix" ? matrixBytes(structure, shape[0] ?? 0, shape[1] ?? 0) : vectorBytes(shape[0] ?? 0);
     const { blockSize, blockBytes } = type;
     return {
       name,
@@ -185,40 +186,5 @@ function describe(plan: Plan, weights: WeightSource): { description: object; fil
     matrices: matrices.items,
     vectors: vectors.items,
   };
-  return { description, fileBytes };
-}
-
-type Use = "matrix" | "vector";
-
-/** The structure by which the native code reads a tensor. Throws UnsupportedOp where no kernel takes it. */
-function usableStructure(tensor: WeightTensor, structure: Structure, use: Use): AffineStructure | FloatStructure {
-  const { type, shape } = tensor;
-  const refuse = (reason: string): never => {
-    throw new UnsupportedOp(`tensor ${tensor.name} has type ${type.name}, which the CPU backend cannot run: ${reason}`);
-  };
-  if (structure.kind === "none") return refuse(`${structure.reason}; --device reference can`);
-  const k = shape.at(-1) ?? 0;
-  if (structure.kind === "affine") {
-    const bits = Math.max(
-      ...[structure.codes, structure.scale.codes, structure.offset?.codes].map((c) => c?.bits ?? 0),
-    );
-    const group = structure.groupSize;
-    if (bits > 8) return refuse(`it has codes of ${bits} bits, and the kernels take up to 8`);
-    if (use === "matrix" && group % ACTIVATION_GROUP !== 0)
-      return refuse(
-        `its scales hold for groups of ${group} values, and the kernels take multiples of ${ACTIVATION_GROUP}`,
-      );
-    if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
-      return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
-  }
-  return wholeZero(structure);
-}
-
-/** The same structure with an integer zero point: a fraction of a step moves into the offset. */
-function wholeZero(structure: AffineStructure | FloatStructure): AffineStructure | FloatStructure {
-  if (structure.kind === "float" || Number.isInteger(structure.zero)) return structure;
-  if (structure.offset !== null)
-    throw new UnsupportedOp(`a zero point of ${structure.zero} together with an offset has no kernel`);
-  const { scale, zero } = structure;
-  return { ...structure, zero: 0, offset: { ...scale, constant: -zero * scale.constant } };
+  return { description, weightBytes };
 }

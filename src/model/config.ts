@@ -36,6 +36,9 @@ const ARCHITECTURES: Readonly<Record<string, { readonly pairing: RotaryConfig["p
 /** Above any model known (Llama 3.1 405B: 126 blocks, width 16,384, 128 heads, 53,248, 131,072), with room. */
 const LIMITS = { blocks: 1024, width: 131_072, heads: 4096, feedForward: 1_048_576, context: 2 ** 24 } as const;
 
+/** Far beyond any scaling of contexts in use (64), so that nothing overflows. */
+const MAX_SCALING = 65_536;
+
 /** Reads and checks the configuration. Throws ModelError that names file, key, value and what is allowed. */
 export function readConfig(metadata: Metadata): Config {
   const architecture = metadata.string("general.architecture");
@@ -66,6 +69,8 @@ export function readConfig(metadata: Metadata): Config {
     fail(key("attention.value_length"), valueDim, `the same as ${key("attention.key_length")}, which is ${headDim}`);
   const normEps = metadata.number(key("attention.layer_norm_rms_epsilon"));
   if (!(normEps > 0 && normEps < 1)) fail(key("attention.layer_norm_rms_epsilon"), normEps, "more than 0, less than 1");
+  if (!metadata.boolean(key("attention.causal"), true))
+    fail(key("attention.causal"), false, "true: encoders are not supported");
   const experts = metadata.integer(key("expert_count"), 0);
   if (experts !== 0) fail(key("expert_count"), experts, "0: mixtures of experts are not supported");
 
@@ -99,9 +104,13 @@ function readRotary(
   const base = metadata.number(key("rope.freq_base"), 10_000);
   if (!(base > 1 && Number.isFinite(base))) fail("rope.freq_base", base, "more than 1");
 
-  const scaling = metadata.string(key("rope.scaling.type"), metadata.has(key("rope.scale_linear")) ? "linear" : "none");
-  const factor = metadata.number(key("rope.scaling.factor"), metadata.number(key("rope.scale_linear"), 1));
-  if (!(factor > 0 && Number.isFinite(factor))) fail("rope.scaling.factor", factor, "more than 0");
+  const positive = (name: string, absent: number, most: number): number => {
+    const value = metadata.number(key(name), absent);
+    return value > 0 && value <= most ? value : fail(name, value, `more than 0, at most ${most}`);
+  };
+  // A factor without a type is linear scaling, of files older than the type.
+  const factor = positive("rope.scaling.factor", positive("rope.scale_linear", 1, MAX_SCALING), MAX_SCALING);
+  const scaling = metadata.string(key("rope.scaling.type"), factor === 1 ? "none" : "linear");
   const exact = Array.from({ length: dims / 2 }, (_, p) => base ** ((-2 * p) / dims));
   switch (scaling) {
     case "none":
@@ -114,9 +123,10 @@ function readRotary(
         metadata.integer(key("context_length")),
       );
       if (trained < 1) fail("rope.scaling.original_context_length", trained, "1 or more");
-      const magnitude = metadata.number(key("rope.scaling.attn_factor"), 1);
-      const fast = metadata.number(key("rope.scaling.yarn_beta_fast"), 32);
-      const slow = metadata.number(key("rope.scaling.yarn_beta_slow"), 1);
+      const magnitude = positive("rope.scaling.attn_factor", 1, MAX_SCALING);
+      // As the specification of the keys has them; llama.cpp takes 32 and 1 whatever the file says.
+      const fast = positive("rope.scaling.yarn_beta_fast", 32, MAX_SCALING);
+      const slow = positive("rope.scaling.yarn_beta_slow", 1, MAX_SCALING);
       const turning = (turns: number): number =>
         (dims * Math.log(trained / (turns * 2 * Math.PI))) / (2 * Math.log(base));
       const low = Math.max(0, Math.floor(turning(fast)));

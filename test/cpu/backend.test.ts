@@ -5,7 +5,9 @@ import { expect } from "vitest";
 
 import { type Backend, type Unavailable, UnsupportedOp, type WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
+import { matrixBytes } from "../../src/cpu/layout.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
+import { structureOf } from "../../src/ladder/layout.ts";
 import type { Op } from "../../src/ops.ts";
 import { oddTypes, programWith, typeNamed as typeIn } from "../ladder/program.ts";
 import { testWith } from "../oracle/oracle.ts";
@@ -46,6 +48,28 @@ testWith(addon, "an instruction set that the processor lacks is unavailable, wit
   expect(openCpu({ isa: "mmx" })).toEqual({ unavailable: `this processor has no mmx; it has ${has}` });
 });
 
+testWith(addon, "a number of threads that cannot be is refused", () => {
+  for (const threads of [0, -1, 1.5, NaN, 5000])
+    expect(() => openCpu({ threads })).toThrow(new RangeError(`threads: ${threads}; 1 to 1024`));
+});
+
+testWith(opened(), "the memory for weights is known before they are read", async (backend) => {
+  const program = programWith(oddTypes);
+  for (const name of ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K", "TQ2_0"]) {
+    const type = typeIn(program, name);
+    const shape = [70, 512] as const;
+    const weight = { name: "w", type, shape, bytes: randomBytes(type, 70 * 512, new Random(3)) };
+    const { weights, plan } = matrixPlan(weight);
+    using file = weightFile(weights);
+    const session = await backend.prepare(plan, file);
+    const input = matrixBytes({ kind: "float", format: "f32" }, 4, 512);
+    const structure = structureOf(type);
+    if (structure.kind === "none") throw new Error(structure.reason);
+    expect(session.bytes.weights, name).toBe(input + matrixBytes(structure, ...shape));
+    await session[Symbol.asyncDispose]();
+  }
+});
+
 testWith(opened(), "a type that no kernel takes is refused with the reason", async (backend) => {
   const type = typeIn(programWith(oddTypes), "TwoFields");
   const { weights, plan } = matrixPlan({
@@ -58,7 +82,7 @@ testWith(opened(), "a type that no kernel takes is refused with the reason", asy
   await expect(backend.prepare(plan, file)).rejects.toThrow(
     new UnsupportedOp(
       "tensor odd has type TwoFields, which the CPU backend cannot run: " +
-        "its scales hold for groups of 8 values, and the kernels take multiples of 16",
+        "its scales hold for groups of 8 values, and the kernels take multiples of 16; --device reference can",
     ),
   );
 });

@@ -7,12 +7,21 @@ import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
 import { decode } from "../../src/ladder/codec.ts";
-import { structureOf } from "../../src/ladder/layout.ts";
+import { type GroupTerm, structureOf } from "../../src/ladder/layout.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import type { Gemm, Op, Rope } from "../../src/ops.ts";
 import type { Plan } from "../../src/plan.ts";
 import { openReference } from "../../src/reference.ts";
-import { f32Weight, Random, randomBytes, type SmallWeight, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
+import {
+  LARGEST_FIELD,
+  f32Weight,
+  Random,
+  randomBytes,
+  type SmallWeight,
+  smallPlan,
+  typeNamed,
+  weightFile,
+} from "../small-plan.ts";
 import { oddTypes, programWith } from "../ladder/program.ts";
 
 const SEED = 20_261_123;
@@ -159,8 +168,8 @@ function productBound(row: Float64Array, x: Float64Array, quantised: boolean): P
     }
     if (quantised) quantisation += ((largest / 127) * weights) / 2;
   }
-  // Products of code and scale, and the offset, may each exceed the weight itself: with random codes in a group,
-  // by no more than 4 x the row's largest weight. Each of the k terms goes through at most k/8 + 32 additions.
+  // Kernels sum scale * code, scale * zero and offset apart. Each may exceed the weight itself, but with random codes
+  // in every group the three come to no more than 4 x the row's largest weight. Each of the k terms goes through at most k/8 + 32 additions.
   return { quantisation, rounding: (k / 8 + 32) * EPSILON * 4 * largestWeight * size };
 }
 
@@ -226,7 +235,9 @@ function expectWithin(got: Float32Array, want: Float32Array, bound: Float64Array
   }
 }
 
-describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed ${SEED})`, () => {
+const why = "unavailable" in addon ? `; skipped: ${addon.unavailable}` : "";
+
+describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${why}`, () => {
   describe.each(matrixTypes.map((type) => [type.name, type] as const))("gemm with weights of type %s", (_, type) => {
     test("on random shapes, with norm, bias and every epilogue", async () => {
       const random = new Random(SEED + type.name.length * 7 + type.blockBytes);
@@ -331,17 +342,15 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
           const plan = smallPlan(inputs, others, [33], [gemm], 1);
           using weights = weightFile([...inputs, ...others]);
           const [want] = (await run(openReference(), plan, weights, [[chunk([0])]])) as [Float32Array];
-          const rows = new Float64Array(33 * k);
-          decode(type, bytes, rows);
-          // Equal activations quantise without error (127 steps), so only float rounding is left. The terms are
-          // bounded by scale * code and offset apart, which for constant codes are far above their sum.
-          const size = 512 * 3 * 16 * 64 * 64;
+          // Equal activations quantise without error (127 steps), so only float rounding is left: of scale * code,
+          // scale * zero and offset apart, each in at most k / 16 additions, a product and a conversion.
+          const largest = (term: GroupTerm): number =>
+            Math.abs(term.constant) * LARGEST_FIELD ** term.fields.length * (term.codes ? 2 ** term.codes.bits : 1);
+          const codes = 2 ** structure.codes.bits + Math.abs(structure.zero);
+          const term = largest(structure.scale) * codes + (structure.offset ? largest(structure.offset) : 0);
+          const bound = new Float64Array(33).fill((k / 16 + 4) * EPSILON * k * 3 * term);
           for (const { isa, threads } of machines) {
             const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0])]])) as [Float32Array];
-            const most = rows.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-            const bound = new Float64Array(33).fill(
-              EPSILON * 96 * Math.max(hasOffset(type) ? size * 2 ** -3 : 0, most * k * 3),
-            );
             expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${isa}`);
           }
         }
@@ -488,8 +497,3 @@ describe.skipIf("unavailable" in addon)(`native ops equal the reference's (seed 
     }
   });
 });
-
-function hasOffset(type: Type): boolean {
-  const structure = structureOf(type);
-  return structure.kind === "affine" && structure.offset !== null;
-}

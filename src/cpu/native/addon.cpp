@@ -33,6 +33,7 @@ std::vector<const Kernels*> usableKernels() {
 
 /// The pool and kernels of one backend; alive as long as any session of it.
 struct EngineState {
+  EngineState(uint32_t threads, const Kernels* kernels) : pool(threads), kernels(kernels) {}
   Pool pool;
   const Kernels* kernels;
 };
@@ -278,11 +279,16 @@ class Engine : public Napi::ObjectWrap<Engine> {
   /// new Engine(isa: one of isas(), threads >= 1)
   explicit Engine(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const std::string isa = info[0].ToString().Utf8Value();
-    for (const Kernels* kernels : usableKernels())
-      if (isa == kernels->isa) {
-        state_ = std::shared_ptr<EngineState>(new EngineState{Pool(info[1].ToNumber().Uint32Value()), kernels});
-        return;
+    const uint32_t threads = info[1].ToNumber().Uint32Value();
+    for (const Kernels* kernels : usableKernels()) {
+      if (isa != kernels->isa) continue;
+      try {
+        state_ = std::make_shared<EngineState>(threads, kernels);
+      } catch (const std::exception& error) {
+        throw Napi::Error::New(info.Env(), std::to_string(threads) + " threads cannot be started: " + error.what());
       }
+      return;
+    }
     throw Napi::Error::New(info.Env(), "this processor does not have the instruction set " + isa);
   }
 

@@ -1,3 +1,5 @@
+// Rotations through copies of one matrix, timed as a whole: the time of a product is that of a rotation divided by
+// the copies, so that the clock is read seldom and no copy is in a cache when its turn comes.
 #include "bench.h"
 
 #include <chrono>
@@ -46,7 +48,7 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, 
   std::vector<float> x(size_t(c.tokens) * c.k), scales(size_t(c.tokens) * groups), sums(scales.size()),
       out(size_t(c.tokens) * padded);
   std::vector<int8_t> codes(x.size());
-  for (size_t i = 0; i < x.size(); i++) x[i] = float(int(i * 2654435761u >> 20) - 2048) / 1024.0f;
+  for (size_t i = 0; i < x.size(); i++) x[i] = float(int(uint32_t(i) * 2654435761u >> 20) - 2048) / 1024.0f;
 
   const auto product = [&](const uint8_t* data) {
     pool.run(2, [&](Worker& worker) {

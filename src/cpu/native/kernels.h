@@ -1,6 +1,6 @@
-// The table of kernels that each instruction set fills in. kernels_scalar.cpp is the definition; the others give
-// the same integers and differ only in the order of float sums. Results for one token never depend on how many
-// tokens are computed together.
+// The table of kernels that each instruction set fills in. kernels_scalar.cpp is the definition; the others sum the
+// same integer products of codes and differ only in the order of float operations. Results for one token never
+// depend on how many tokens are computed together.
 #pragma once
 #include <cstddef>
 #include <cstdint>

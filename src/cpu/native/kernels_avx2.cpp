@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels.h"
@@ -53,6 +54,12 @@ AVX2_INLINE __m256 expOf(__m256 x) {
   return _mm256_blendv_ps(_mm256_andnot_ps(tiny, y), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
+inline int32_t fourAt(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, 4);
+  return four;
+}
+
 AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* p, uint32_t part) {
   return m.halfScales ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + part * 16)))
                       : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + part * 8);
@@ -92,14 +99,14 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
               const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
               const __m256i magnitude = _mm256_abs_epi8(centred);
               for (int t = 0; t < NT; t++) {
-                const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+                const __m256i a = _mm256_set1_epi32(fourAt(from + size_t(t) * x.k));
                 const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, centred));
                 acc[h][t] = _mm256_add_epi32(acc[h][t], _mm256_madd_epi16(pairs, ones));
               }
             } else {
               const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask);
               for (int t = 0; t < NT; t++) {
-                const __m256i a = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(from + size_t(t) * x.k));
+                const __m256i a = _mm256_set1_epi32(fourAt(from + size_t(t) * x.k));
                 acc[h][t] = _mm256_add_epi16(acc[h][t], _mm256_maddubs_epi16(codes, a));
               }
             }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels.h"
@@ -56,8 +57,9 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, fl
           for (int c = 0; c < 8 / BITS; c++) {
             const __m512i codes = BITS == 8 ? w : _mm512_and_si512(_mm512_srli_epi16(w, c * BITS), mask);
             for (int t = 0; t < NT; t++) {
-              const int8_t* from = x.codes + size_t(t) * x.k + k0 + i + 4 * c;
-              const __m512i a = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(from));
+              int32_t four;
+              std::memcpy(&four, x.codes + size_t(t) * x.k + k0 + i + 4 * c, 4);
+              const __m512i a = _mm512_set1_epi32(four);
               acc[h][t] = _mm512_dpbusd_epi32(acc[h][t], codes, a);
             }
           }

@@ -1,3 +1,5 @@
+// Memory by mmap: page-aligned, zero until it is touched, back to the system when it is freed; huge pages where asked
+// for, since weights are read from end to end and small pages would cost a look-up every 4 KiB.
 #include "memory.h"
 
 #include <sys/mman.h>

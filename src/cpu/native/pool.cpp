@@ -1,3 +1,4 @@
+// The pool's waiting: for loops to be done, for workers to leave a job, for the next job. See pool.h for the rules.
 #include "pool.h"
 
 namespace lutra {
@@ -42,10 +43,17 @@ void Worker::awaitAll(Loop& loop, uint32_t total) {
 
 Pool::Pool(uint32_t threads) : count_(threads) {
   present_.store(kClosed);
-  for (uint32_t index = 1; index < count_; index++) workers_.emplace_back([this, index] { serve(index); });
+  try {
+    for (uint32_t index = 1; index < count_; index++) workers_.emplace_back([this, index] { serve(index); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   stop_ = true;
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

@@ -54,6 +54,7 @@ class Worker {
 
 class Pool {
  public:
+  /// Throws std::system_error when the system gives no more threads.
   explicit Pool(uint32_t threads);
   ~Pool();
   Pool(const Pool&) = delete;
@@ -69,6 +70,7 @@ class Pool {
  private:
   void serve(uint32_t index);
   bool enter();
+  void stop();
 
   const uint32_t count_;
   std::mutex caller_;
@@ -76,7 +78,7 @@ class Pool {
   std::unique_ptr<Loop[]> loops_;
   uint32_t capacity_ = 0;
   std::vector<std::thread> workers_;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};    // one more for each job
   alignas(64) std::atomic<uint32_t> present_{0};  // workers inside the job; the highest bit: closed to more
 };

@@ -1,0 +1,65 @@
+// Which weights the native kernels take, in which form, and how many bytes that needs: the decisions that
+// native/weights.h carries out. A type comes here as its derived structure, never by name.
+
+import { UnsupportedOp, type WeightTensor } from "../backend.ts";
+import type { AffineStructure, FloatStructure, GroupTerm, Structure } from "../ladder/layout.ts";
+
+/** Activations are quantised in groups of this many values, so that k and the groups must be multiples of it. */
+const ACTIVATION_GROUP = 16;
+/** Rows of a tile. */
+const TILE_ROWS = 32;
+
+export type Use = "matrix" | "vector";
+
+/**
+ * The structure by which the native code reads a tensor.
+ * @throws UnsupportedOp where no kernel takes it, with tensor, type and reason
+ */
+export function usableStructure(
+  tensor: WeightTensor,
+  structure: Structure,
+  use: Use,
+): AffineStructure | FloatStructure {
+  const { type, shape } = tensor;
+  const refuse = (reason: string): never => {
+    throw new UnsupportedOp(
+      `tensor ${tensor.name} has type ${type.name}, which the CPU backend cannot run: ${reason}; --device reference can`,
+    );
+  };
+  if (structure.kind === "float") return structure;
+  if (structure.kind === "none") return refuse(structure.reason);
+  const k = shape.at(-1) ?? 0;
+  const { codes, scale, offset, groupSize, zero } = structure;
+  const bits = Math.max(...[codes, scale.codes, offset?.codes].map((c) => c?.bits ?? 0));
+  if (bits > 8) return refuse(`it has codes of ${bits} bits, and the kernels take up to 8`);
+  if (use === "matrix" && groupSize % ACTIVATION_GROUP !== 0)
+    return refuse(
+      `its scales hold for groups of ${groupSize} values, and the kernels take multiples of ${ACTIVATION_GROUP}`,
+    );
+  if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
+    return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
+  // Zero points are integers there: a fraction of a step moves into the offset.
+  if (Number.isInteger(zero)) return structure;
+  if (offset !== null) return refuse(`it has a zero point of ${zero} together with an offset`);
+  return { ...structure, zero: 0, offset: { ...scale, constant: -zero * scale.constant } };
+}
+
+/** Bytes of an (n, k) matrix as the kernels hold it: whole tiles, codes of 2, 4 or 8 bits, scales of f16 or f32. */
+export function matrixBytes(structure: AffineStructure | FloatStructure, n: number, k: number): number {
+  const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
+  if (structure.kind === "float") return rows * k * (structure.format === "f32" ? 4 : 2);
+  const { codes, scale, offset, groupSize } = structure;
+  const bits = codes.bits <= 2 ? 2 : codes.bits <= 4 ? 4 : 8;
+  const scaleBytes = isHalf(scale) && (offset === null || isHalf(offset)) ? 2 : 4;
+  return (rows * k * bits) / 8 + (k / groupSize) * rows * scaleBytes * (offset === null ? 1 : 2);
+}
+
+/** Vectors are f32 in memory. */
+export function vectorBytes(n: number): number {
+  return 4 * n;
+}
+
+/** One f16 field as it stands, which f16 holds exactly. */
+function isHalf({ constant, fields, codes }: GroupTerm): boolean {
+  return constant === 1 && fields.length === 1 && fields[0]?.format === "f16" && codes === null;
+}
