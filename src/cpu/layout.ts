@@ -11,6 +11,13 @@ const TILE_ROWS = 32;
 
 export type Use = "matrix" | "vector";
 
+/** An affine structure as the kernels hold it: codes in 2, 4 or 8 bits, an integer zero point. */
+export interface KernelStructure extends AffineStructure {
+  readonly bits: 2 | 4 | 8;
+  /** What each stored code becomes in memory, where codes stand for integers through a table. */
+  readonly remap: readonly number[] | null;
+}
+
 /**
  * The structure by which the native code reads a tensor.
  * @throws UnsupportedOp where no kernel takes it, with tensor, type and reason
@@ -19,7 +26,7 @@ export function usableStructure(
   tensor: WeightTensor,
   structure: Structure,
   use: Use,
-): AffineStructure | FloatStructure {
+): KernelStructure | FloatStructure {
   const { type, shape } = tensor;
   const refuse = (reason: string): never => {
     throw new UnsupportedOp(
@@ -38,18 +45,22 @@ export function usableStructure(
     );
   if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
     return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
+  const lowered = { ...structure, bits: widthFor(codes.bits), remap: null };
   // Zero points are integers there: a fraction of a step moves into the offset.
-  if (Number.isInteger(zero)) return structure;
+  if (Number.isInteger(zero)) return lowered;
   if (offset !== null) return refuse(`it has a zero point of ${zero} together with an offset`);
-  return { ...structure, zero: 0, offset: { ...scale, constant: -zero * scale.constant } };
+  return { ...lowered, zero: 0, offset: { ...scale, constant: -zero * scale.constant } };
+}
+
+function widthFor(bits: number): KernelStructure["bits"] {
+  return bits <= 2 ? 2 : bits <= 4 ? 4 : 8;
 }
 
 /** Bytes of an (n, k) matrix as the kernels hold it: whole tiles, codes of 2, 4 or 8 bits, scales of f16 or f32. */
-export function matrixBytes(structure: AffineStructure | FloatStructure, n: number, k: number): number {
+export function matrixBytes(structure: KernelStructure | FloatStructure, n: number, k: number): number {
   const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
   if (structure.kind === "float") return rows * k * (structure.format === "f32" ? 4 : 2);
-  const { codes, scale, offset, groupSize } = structure;
-  const bits = codes.bits <= 2 ? 2 : codes.bits <= 4 ? 4 : 8;
+  const { bits, scale, offset, groupSize } = structure;
   const scaleBytes = isHalf(scale) && (offset === null || isHalf(offset)) ? 2 : 4;
   return (rows * k * bits) / 8 + (k / groupSize) * rows * scaleBytes * (offset === null ? 1 : 2);
 }

@@ -88,6 +88,16 @@ std::vector<T> listOf(const Napi::Value& value, const std::function<T(const Napi
   return out;
 }
 
+/// The numbers of an array; none where it is null.
+template <class T>
+std::vector<T> numbersOf(const Napi::Value& value) {
+  std::vector<T> out;
+  if (!value.IsArray()) return out;
+  const auto array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) out.push_back(T(array.Get(i).ToNumber().DoubleValue()));
+  return out;
+}
+
 FloatFormat formatOf(const std::string& name) {
   return name == "f16" ? FloatFormat::F16 : name == "bf16" ? FloatFormat::BF16 : FloatFormat::F32;
 }
@@ -106,10 +116,13 @@ GroupTerm termOf(const Napi::Object& o) {
                  listOf<FloatField>(
                      o.Get("fields"),
                      [](const Napi::Object& f) { return FloatField{formatOf(text(f, "format")), whole(f, "byte")}; }),
-                 std::nullopt, 0};
+                 std::nullopt,
+                 {},
+                 0};
   if (!o.Get("codes").IsNull()) {
     const Napi::Object codes = o.Get("codes").ToObject();
     term.codes = codesOf(codes);
+    term.map = numbersOf<double>(codes.Get("map"));
     term.bias = int32_t(number(codes, "bias"));
   }
   return term;
@@ -129,6 +142,8 @@ Reading readingOf(const Napi::Object& o) {
                 whole(structure, "groupSize"),
                 int32_t(number(structure, "zero")),
                 codesOf(structure.Get("codes").ToObject()),
+                numbersOf<uint8_t>(structure.Get("remap")),
+                whole(structure, "bits"),
                 termOf(structure.Get("scale").ToObject()),
                 std::nullopt};
   if (!structure.Get("offset").IsNull()) affine.offset = termOf(structure.Get("offset").ToObject());
@@ -172,14 +187,10 @@ Op opOf(const Napi::Object& o) {
 
 PlanData planOf(const Napi::Object& o) {
   PlanData plan{};
-  const auto widths = o.Get("widths").As<Napi::Array>();
-  for (uint32_t i = 0; i < widths.Length(); i++) plan.widths.push_back(widths.Get(i).ToNumber().Uint32Value());
+  plan.widths = numbersOf<uint32_t>(o.Get("widths"));
   plan.ops = listOf<Op>(o.Get("ops"), opOf);
   plan.ropes = listOf<RopeTable>(o.Get("ropes"), [](const Napi::Object& r) {
-    RopeTable table{{}, number(r, "magnitude")};
-    const auto list = r.Get("frequencies").As<Napi::Array>();
-    for (uint32_t i = 0; i < list.Length(); i++) table.frequencies.push_back(list.Get(i).ToNumber().DoubleValue());
-    return table;
+    return RopeTable{numbersOf<double>(r.Get("frequencies")), number(r, "magnitude")};
   });
   plan.logits = whole(o, "logits");
   const Napi::Object cache = o.Get("cache").ToObject();

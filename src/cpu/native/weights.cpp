@@ -96,7 +96,8 @@ void groupTerms(const GroupTerm& term, bool half, const uint8_t* block, uint32_t
   for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
   if (term.codes) gatherCodes(*term.codes, block, groups, codes);
   for (uint32_t g = 0; g < groups; g++) {
-    const float value = float(term.codes ? common * (double(codes[g]) - term.bias) : common);
+    const double code = !term.codes ? 1 : (term.map.empty() ? double(codes[g]) : term.map[codes[g]]) - term.bias;
+    const float value = float(common * code);
     std::memcpy(out + 4 * g, &value, 4);
   }
 }
@@ -127,7 +128,10 @@ struct Unpacked {
     offsets.resize(scales.size());
     for (uint32_t b = 0; b < k / type.blockSize; b++, row += type.blockBytes) {
       const size_t at = size_t(b) * perBlock * size;
-      gatherCodes(type.codes, row, type.blockSize, &codes[size_t(b) * type.blockSize]);
+      uint8_t* to = &codes[size_t(b) * type.blockSize];
+      gatherCodes(type.codes, row, type.blockSize, to);
+      if (!type.remap.empty())
+        for (uint32_t i = 0; i < type.blockSize; i++) to[i] = type.remap[to[i]];
       groupTerms(type.scale, half, row, perBlock, groupCodes.data(), &scales[at]);
       if (type.offset) groupTerms(*type.offset, half, row, perBlock, groupCodes.data(), &offsets[at]);
     }
@@ -156,7 +160,7 @@ Matrix planMatrix(const Source& source) {
            false,       nullptr,  0};
   if (source.affine) {
     const Affine& a = *source.affine;
-    m.bits = a.codes.bits <= 2 ? 2 : a.codes.bits <= 4 ? 4 : 8;
+    m.bits = a.bits;
     m.group = a.groupSize;
     m.zero = a.zero;
     m.halfScales = a.scale.isHalf() && (!a.offset || a.offset->isHalf());

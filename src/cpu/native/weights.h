@@ -35,11 +35,13 @@ struct FloatField {
   uint32_t byte;
 };
 
-/// constant * product of fields * (code[g] - bias); absent factors count as 1.
+/// constant * product of fields * (code[g] - bias); absent factors count as 1. A code stands for map[code] where there
+/// is a map (a scale in a small float format), else for itself.
 struct GroupTerm {
   double constant;
   std::vector<FloatField> fields;
   std::optional<Codes> codes;
+  std::vector<double> map;
   int32_t bias;
 
   /// The term is one f16 field as it stands, so that f16 holds it exactly.
@@ -53,6 +55,9 @@ struct Affine {
   uint32_t blockSize, blockBytes, groupSize;
   int32_t zero;
   Codes codes;
+  /// What each stored code becomes in memory, where the format's codes stand for integers through a table.
+  std::vector<uint8_t> remap;
+  uint32_t bits;  // of a code in memory
   GroupTerm scale;
   std::optional<GroupTerm> offset;
 };
