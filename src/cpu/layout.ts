@@ -13,6 +13,8 @@ export type Use = "matrix" | "vector";
 
 /** An affine structure as the kernels hold it: codes in 2, 4 or 8 bits, an integer zero point. */
 export interface KernelStructure extends AffineStructure {
+  /** Values of a block in the file. */
+  readonly blockSize: number;
   readonly bits: 2 | 4 | 8;
   /** What each stored code becomes in memory, where codes stand for integers through a table. */
   readonly remap: readonly number[] | null;
@@ -45,7 +47,7 @@ export function usableStructure(
     );
   if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
     return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
-  const lowered = { ...structure, bits: widthFor(codes.bits), remap: null };
+  const lowered = { ...structure, blockSize: type.blockSize, bits: widthFor(codes.bits), remap: null };
   // Zero points are integers there: a fraction of a step moves into the offset.
   if (Number.isInteger(zero)) return lowered;
   if (offset !== null) return refuse(`it has a zero point of ${zero} together with an offset`);
@@ -61,8 +63,14 @@ export function matrixBytes(structure: KernelStructure | FloatStructure, n: numb
   const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
   if (structure.kind === "float") return rows * k * (structure.format === "f32" ? 4 : 2);
   const { bits, scale, offset, groupSize } = structure;
-  const scaleBytes = isHalf(scale) && (offset === null || isHalf(offset)) ? 2 : 4;
-  return (rows * k * bits) / 8 + (k / groupSize) * rows * scaleBytes * (offset === null ? 1 : 2);
+  const blockBytes = blockScaleBytes(structure.blockSize / groupSize, [scale, ...(offset ? [offset] : [])]);
+  return (rows * k * bits) / 8 + rows * (k / structure.blockSize) * blockBytes;
+}
+
+/** Of the scales and offsets of one row's block: f16 a group, f16 with an int8 a group, or f32 a group. */
+function blockScaleBytes(groups: number, terms: readonly GroupTerm[]): number {
+  if (terms.every(isHalf)) return terms.length * groups * 2;
+  return terms.length * (terms.every(isTwoLevel) ? 2 + groups : groups * 4);
 }
 
 /** Vectors are f32 in memory. */
@@ -73,4 +81,10 @@ export function vectorBytes(n: number): number {
 /** One f16 field as it stands, which f16 holds exactly. */
 function isHalf({ constant, fields, codes }: GroupTerm): boolean {
   return constant === 1 && fields.length === 1 && fields[0]?.format === "f16" && codes === null;
+}
+
+/** One f16 field, with either sign, times an integer of 8 bits a group. */
+function isTwoLevel({ constant, fields, codes }: GroupTerm): boolean {
+  if (Math.abs(constant) !== 1 || fields.length !== 1 || fields[0]?.format !== "f16" || codes === null) return false;
+  return codes.bias >= 0 && codes.bias <= 128 && 2 ** codes.bits - 1 - codes.bias <= 127;
 }

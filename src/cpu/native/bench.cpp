@@ -27,17 +27,27 @@ void fill(const Matrix& m, uint8_t* data) {
     const uint64_t bits = next();
     std::memcpy(data + i, &bits, 8);
   }
-  for (uint8_t* group = data; group < data + m.bytes(); group += m.groupBytes())
+  for (uint8_t* block = data; block < data + m.bytes(); block += m.blockBytes())
     for (uint32_t r = 0; r < kTileRows * (m.hasOffset ? 2 : 1); r++) {
       const uint16_t half = uint16_t(0x1c00 | (next() & 0x3ff));
-      std::memcpy(group + m.codeBytes() + 2 * r, &half, 2);
+      std::memcpy(block + 2 * r, &half, 2);
     }
 }
 
 }  // namespace
 
 BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, size_t poolBytes) {
-  Matrix m{"bench", c.n, c.k, true, FloatFormat::F32, c.bits, c.group, 1 << (c.bits - 1), true, c.offset, nullptr, 0};
+  Matrix m{};
+  m.n = c.n;
+  m.k = c.k;
+  m.packed = true;
+  m.bits = c.bits;
+  m.group = c.group;
+  m.blockGroups = 1;
+  m.zero = 1 << (c.bits - 1);
+  m.scales = Scales::Half;
+  m.hasOffset = c.offset;
+  m.stride = m.tileBytes();
   const size_t bytes = m.bytes(), stride = (bytes + 4095) & ~size_t(4095);
   const uint32_t copies = uint32_t((poolBytes + stride - 1) / stride);
   Memory memory(stride * copies, true);

@@ -60,9 +60,14 @@ inline int32_t fourAt(const int8_t* codes) {
   return four;
 }
 
-AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* p, uint32_t part) {
-  return m.halfScales ? _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + part * 16)))
-                      : _mm256_loadu_ps(reinterpret_cast<const float*>(p) + part * 8);
+/// The scales of 8 rows in group g of a block, whose scales (or offsets) begin at `term`.
+AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t part) {
+  if (m.scales == Scales::Float) return _mm256_loadu_ps(reinterpret_cast<const float*>(term) + part * 8);
+  const __m256 block = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(term + part * 16)));
+  if (m.scales == Scales::Half) return block;
+  const uint8_t* fine = term + kTileRows * (2 + g) + part * 8;
+  const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(fine)));
+  return _mm256_mul_ps(block, _mm256_cvtepi32_ps(codes));
 }
 
 /// PARTS x 8 rows of a tile, from part `first`, by NT tokens.
@@ -71,12 +76,15 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
   constexpr uint32_t span = 32 / BITS;
   const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
   const float zero = float(BITS == 8 ? m.zero - 128 : m.zero);
-  const size_t groups = x.k / kActGroup;
+  const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
+  const size_t blockBytes = m.blockBytes();
   __m256 sum[PARTS][NT];
   for (int h = 0; h < PARTS; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
-  const uint8_t* group = tile;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
+  const uint8_t* block = tile;
+  uint32_t inBlock = 0;
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
+    const uint8_t* group = block + header + inBlock * codeBytes;
     __m256 products[PARTS][NT];
     float total[NT];
     for (int t = 0; t < NT; t++) {
@@ -121,17 +129,20 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
         }
       }
     }
-    const uint8_t* scales = group + m.codeBytes();
     for (int h = 0; h < PARTS; h++) {
-      const __m256 scale = scalesAt(m, scales, first + h);
+      const __m256 scale = scalesAt(m, block, inBlock, first + h);
       for (int t = 0; t < NT; t++) {
         const __m256 centred = _mm256_sub_ps(products[h][t], _mm256_set1_ps(zero * total[t]));
         sum[h][t] = _mm256_fmadd_ps(centred, scale, sum[h][t]);
       }
       if (m.hasOffset) {
-        const __m256 offset = scalesAt(m, scales + m.scaleBytes(), first + h);
+        const __m256 offset = scalesAt(m, block + m.termBytes(), inBlock, first + h);
         for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[h][t]);
       }
+    }
+    if (++inBlock == m.blockGroups) {
+      inBlock = 0;
+      block += blockBytes;
     }
   }
   for (int h = 0; h < PARTS; h++)

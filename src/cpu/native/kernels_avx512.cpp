@@ -21,9 +21,14 @@ namespace lutra {
 
 namespace {
 
-AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* p, uint32_t half) {
-  return m.halfScales ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + half * 32)))
-                      : _mm512_loadu_ps(reinterpret_cast<const float*>(p) + half * 16);
+/// The scales of 16 rows in group g of a block, whose scales (or offsets) begin at `term`.
+AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t half) {
+  if (m.scales == Scales::Float) return _mm512_loadu_ps(reinterpret_cast<const float*>(term) + half * 16);
+  const __m512 block = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(term + half * 32)));
+  if (m.scales == Scales::Half) return block;
+  const uint8_t* fine = term + kTileRows * (2 + g) + half * 16;
+  const __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fine)));
+  return _mm512_mul_ps(block, _mm512_cvtepi32_ps(codes));
 }
 
 /// The 2 x 16 rows of a tile by NT tokens.
@@ -31,13 +36,16 @@ template <int BITS, int NT>
 AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const __m512i mask = _mm512_set1_epi8(char((1 << BITS) - 1));
-  const size_t groups = x.k / kActGroup;
+  const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
+  const size_t blockBytes = m.blockBytes();
   const float zero = float(m.zero);
   __m512 sum[2][NT];
   for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
-  const uint8_t* group = tile;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
+  const uint8_t* block = tile;
+  uint32_t inBlock = 0;
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
+    const uint8_t* group = block + header + inBlock * codeBytes;
     __m512 products[2][NT];
     float total[NT];
     for (int t = 0; t < NT; t++) {
@@ -71,17 +79,20 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, fl
           products[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[h][t]), scale, products[h][t]);
       }
     }
-    const uint8_t* scales = group + m.codeBytes();
     for (int h = 0; h < 2; h++) {
-      const __m512 scale = scalesAt(m, scales, h);
+      const __m512 scale = scalesAt(m, block, inBlock, h);
       for (int t = 0; t < NT; t++) {
         const __m512 centred = _mm512_sub_ps(products[h][t], _mm512_set1_ps(zero * total[t]));
         sum[h][t] = _mm512_fmadd_ps(centred, scale, sum[h][t]);
       }
       if (m.hasOffset) {
-        const __m512 offset = scalesAt(m, scales + m.scaleBytes(), h);
+        const __m512 offset = scalesAt(m, block + m.termBytes(), inBlock, h);
         for (int t = 0; t < NT; t++) sum[h][t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(total[t]), sum[h][t]);
       }
+    }
+    if (++inBlock == m.blockGroups) {
+      inBlock = 0;
+      block += blockBytes;
     }
   }
   for (int h = 0; h < 2; h++)

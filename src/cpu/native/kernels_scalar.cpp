@@ -9,10 +9,6 @@ namespace lutra {
 
 namespace {
 
-float scaleAt(const Matrix& m, const uint8_t* p, uint32_t row) {
-  return m.halfScales ? loadFloat(FloatFormat::F16, p + row * 2) : loadFloat(FloatFormat::F32, p + row * 4);
-}
-
 /// The loops run over rows innermost, as the bytes lie, so that the compiler can use what vectors there are.
 void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, uint32_t tokens, float* out) {
   const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
@@ -20,28 +16,29 @@ void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, ui
     const Activations x = all.from(t);
     float* sum = out + t * kTileRows;
     for (uint32_t r = 0; r < kTileRows; r++) sum[r] = 0;
-    const uint8_t* group = tile;
-    for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
-      float products[kTileRows] = {}, ones = 0;
-      for (uint32_t p = 0; p < m.group; p += kActGroup) {
-        int32_t codes[kTileRows] = {};
-        for (uint32_t i = p; i < p + kActGroup; i += 4) {
-          const uint8_t* bytes = group + i / span * (kTileRows * 4);
-          const uint32_t down = i % span / 4 * m.bits;
-          const int8_t* a = x.codes + k0 + i;
-          for (uint32_t r = 0; r < kTileRows; r++)
-            for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(bytes[r * 4 + j] >> down & mask) * a[j];
+    const uint8_t* block = tile;
+    for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
+      for (uint32_t g = 0; g < m.blockGroups; g++, k0 += m.group) {
+        const uint8_t* at = block + m.headerBytes() + g * m.codeBytes();
+        float products[kTileRows] = {}, ones = 0;
+        for (uint32_t p = 0; p < m.group; p += kActGroup) {
+          int32_t codes[kTileRows] = {};
+          for (uint32_t i = p; i < p + kActGroup; i += 4) {
+            const uint8_t* bytes = at + i / span * (kTileRows * 4);
+            const uint32_t down = i % span / 4 * m.bits;
+            const int8_t* a = x.codes + k0 + i;
+            for (uint32_t r = 0; r < kTileRows; r++)
+              for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(bytes[r * 4 + j] >> down & mask) * a[j];
+          }
+          const float scale = x.scales[(k0 + p) / kActGroup];
+          for (uint32_t r = 0; r < kTileRows; r++) products[r] += float(codes[r]) * scale;
+          ones += x.sums[(k0 + p) / kActGroup];
         }
-        const float scale = x.scales[(k0 + p) / kActGroup];
-        for (uint32_t r = 0; r < kTileRows; r++) products[r] += float(codes[r]) * scale;
-        ones += x.sums[(k0 + p) / kActGroup];
+        for (uint32_t r = 0; r < kTileRows; r++) {
+          sum[r] += (products[r] - float(m.zero) * ones) * m.scaleOf(block, g, r);
+          if (m.hasOffset) sum[r] += ones * m.scaleOf(block + m.termBytes(), g, r);
+        }
       }
-      const uint8_t* scales = group + m.codeBytes();
-      for (uint32_t r = 0; r < kTileRows; r++) {
-        sum[r] += (products[r] - float(m.zero) * ones) * scaleAt(m, scales, r);
-        if (m.hasOffset) sum[r] += ones * scaleAt(m, scales + m.scaleBytes(), r);
-      }
-    }
   }
 }
 

@@ -85,16 +85,27 @@ void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8
     for (uint32_t j = 0; j < count; j++) out[j] ^= uint8_t(codes.flip);
 }
 
-/// The term of each group of a block, as f16 where the layout keeps it so (a field as it stands), else as f32.
-/// `codes` is room for one code a group.
-void groupTerms(const GroupTerm& term, bool half, const uint8_t* block, uint32_t groups, uint8_t* codes, uint8_t* out) {
-  if (half) {
+/// Bytes of one row's scales of a block of `groups` groups.
+uint32_t rowTermBytes(Scales scales, uint32_t groups) {
+  return scales == Scales::TwoLevel ? 2 + groups : groups * (scales == Scales::Half ? 2 : 4);
+}
+
+/// The terms of one row's block: f16 or f32 a group, or f16 and then an int8 a group. `codes` is room for one a group.
+void groupTerms(const GroupTerm& term, Scales scales, const uint8_t* block, uint32_t groups, uint8_t* codes,
+                uint8_t* out) {
+  if (scales == Scales::Half) {
     for (uint32_t g = 0; g < groups; g++) std::memcpy(out + 2 * g, block + term.fields[0].byte, 2);
+    return;
+  }
+  if (term.codes) gatherCodes(*term.codes, block, groups, codes);
+  if (scales == Scales::TwoLevel) {
+    std::memcpy(out, block + term.fields[0].byte, 2);
+    if (term.constant < 0) out[1] ^= 0x80;  // the sign of an f16
+    for (uint32_t g = 0; g < groups; g++) out[2 + g] = uint8_t(codes[g] - term.bias);
     return;
   }
   double common = term.constant;
   for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
-  if (term.codes) gatherCodes(*term.codes, block, groups, codes);
   for (uint32_t g = 0; g < groups; g++) {
     const double code = !term.codes ? 1 : (term.map.empty() ? double(codes[g]) : term.map[codes[g]]) - term.bias;
     const float value = float(common * code);
@@ -116,27 +127,38 @@ void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* o
   }
 }
 
-/// A row taken apart: k codes, and for each group its scale and offset, 2 or 4 bytes each.
+/// A row taken apart: k codes, and for each block of the file its scales and offsets (rowTermBytes each).
 struct Unpacked {
   std::vector<uint8_t> codes, groupCodes, scales, offsets;
 
-  void unpack(const Affine& type, bool half, const uint8_t* row, uint32_t k) {
-    const uint32_t perBlock = type.blockSize / type.groupSize, size = half ? 2 : 4;
+  void unpack(const Affine& type, Scales form, const uint8_t* row, uint32_t k) {
+    const uint32_t groups = type.blockSize / type.groupSize, blocks = k / type.blockSize;
+    const uint32_t size = rowTermBytes(form, groups);
     codes.resize(k);
-    groupCodes.resize(perBlock);
-    scales.resize(size_t(k) / type.groupSize * size);
+    groupCodes.resize(groups);
+    scales.resize(size_t(blocks) * size);
     offsets.resize(scales.size());
-    for (uint32_t b = 0; b < k / type.blockSize; b++, row += type.blockBytes) {
-      const size_t at = size_t(b) * perBlock * size;
+    for (uint32_t b = 0; b < blocks; b++, row += type.blockBytes) {
       uint8_t* to = &codes[size_t(b) * type.blockSize];
       gatherCodes(type.codes, row, type.blockSize, to);
       if (!type.remap.empty())
         for (uint32_t i = 0; i < type.blockSize; i++) to[i] = type.remap[to[i]];
-      groupTerms(type.scale, half, row, perBlock, groupCodes.data(), &scales[at]);
-      if (type.offset) groupTerms(*type.offset, half, row, perBlock, groupCodes.data(), &offsets[at]);
+      groupTerms(type.scale, form, row, groups, groupCodes.data(), &scales[size_t(b) * size]);
+      if (type.offset) groupTerms(*type.offset, form, row, groups, groupCodes.data(), &offsets[size_t(b) * size]);
     }
   }
 };
+
+/// Puts one row's scales of a block in memory (from: rowTermBytes) into their places.
+void placeTerms(const Matrix& m, const uint8_t* from, uint32_t row, uint8_t* term) {
+  if (m.scales == Scales::Float) {
+    std::memcpy(term + row * 4, from, 4);
+    return;
+  }
+  std::memcpy(term + row * 2, from, 2);
+  if (m.scales == Scales::TwoLevel)
+    for (uint32_t g = 0; g < m.blockGroups; g++) term[kTileRows * (2 + g) + row] = from[2 + g];
+}
 
 /// Writes the codes of one row into its places of a group: from is (group) codes.
 template <uint32_t BITS>
@@ -156,15 +178,23 @@ void placeCodes(const uint8_t* from, uint32_t group, uint32_t row, uint8_t* out)
 }  // namespace
 
 Matrix planMatrix(const Source& source) {
-  Matrix m{source.name, source.n, source.k, source.affine.has_value(), source.format, 0, 0, 0, false,
-           false,       nullptr,  0};
+  Matrix m{};
+  m.name = source.name;
+  m.n = source.n;
+  m.k = source.k;
+  m.packed = source.affine.has_value();
+  m.format = source.format;
   if (source.affine) {
     const Affine& a = *source.affine;
     m.bits = a.bits;
     m.group = a.groupSize;
     m.zero = a.zero;
-    m.halfScales = a.scale.isHalf() && (!a.offset || a.offset->isHalf());
     m.hasOffset = a.offset.has_value();
+    const auto both = [&](auto holds) { return holds(a.scale) && (!a.offset || holds(*a.offset)); };
+    m.scales = both([](const GroupTerm& t) { return t.isHalf(); })       ? Scales::Half
+               : both([](const GroupTerm& t) { return t.isTwoLevel(); }) ? Scales::TwoLevel
+                                                                         : Scales::Float;
+    m.blockGroups = m.scales == Scales::TwoLevel ? a.blockSize / a.groupSize : 1;
   }
   m.stride = m.tileBytes();
   return m;
@@ -179,15 +209,16 @@ void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out
   readExactly(source, first * rowBytes, scratch.size(), scratch.data());
   const auto place = m.bits == 2 ? placeCodes<2> : m.bits == 4 ? placeCodes<4> : placeCodes<8>;
   Unpacked u;
+  const uint32_t size = rowTermBytes(m.scales, m.blockGroups);
   for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
-    u.unpack(*source.affine, m.halfScales, scratch.data() + r * rowBytes, m.k);
-    const uint32_t size = m.halfScales ? 2 : 4;
-    uint8_t* to = out;
-    for (uint32_t g = 0; g < m.k / m.group; g++, to += m.groupBytes()) {
-      place(&u.codes[size_t(g) * m.group], m.group, r, to);
-      uint8_t* scales = to + m.codeBytes() + r * size;
-      std::memcpy(scales, &u.scales[g * size], size);
-      if (m.hasOffset) std::memcpy(scales + m.scaleBytes(), &u.offsets[g * size], size);
+    u.unpack(*source.affine, m.scales, scratch.data() + r * rowBytes, m.k);
+    const uint8_t* codes = u.codes.data();
+    uint8_t* block = out;
+    for (uint32_t b = 0; b < m.k / (m.group * m.blockGroups); b++, block += m.blockBytes()) {
+      placeTerms(m, &u.scales[size_t(b) * size], r, block);
+      if (m.hasOffset) placeTerms(m, &u.offsets[size_t(b) * size], r, block + m.termBytes());
+      for (uint32_t g = 0; g < m.blockGroups; g++, codes += m.group)
+        place(codes, m.group, r, block + m.headerBytes() + g * m.codeBytes());
     }
   }
 }
@@ -201,7 +232,7 @@ void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch)
   }
   const Affine& type = *source.affine;
   Unpacked u;
-  u.unpack(type, false, scratch.data(), source.k);
+  u.unpack(type, Scales::Float, scratch.data(), source.k);
   for (uint32_t i = 0; i < source.k; i++) {
     const uint32_t g = i / type.groupSize * 4;
     const float scale = loadFloat(FloatFormat::F32, &u.scales[g]), offset = loadFloat(FloatFormat::F32, &u.offsets[g]);
@@ -217,20 +248,19 @@ void gatherRow(const Matrix& m, uint32_t row, float* out) {
     return;
   }
   const uint32_t lane = row % kTileRows, mask = (1u << m.bits) - 1, span = 32 / m.bits;
-  const uint8_t* group = m.tile(row / kTileRows);
-  const auto at = [&](const uint8_t* p) {
-    return m.halfScales ? loadFloat(FloatFormat::F16, p + lane * 2) : loadFloat(FloatFormat::F32, p + lane * 4);
-  };
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group, group += m.groupBytes()) {
-    const float scale = at(group + m.codeBytes());
-    const float offset = m.hasOffset ? at(group + m.codeBytes() + m.scaleBytes()) : 0.0f;
-    for (uint32_t i = 0; i < m.group; i++) {
-      const uint32_t inside = i % span;
-      const uint8_t byte = group[i / span * (kTileRows * 4) + lane * 4 + inside % 4];
-      const int32_t code = byte >> (inside / 4 * m.bits) & mask;
-      out[k0 + i] = scale * float(code - m.zero) + offset;
+  const uint8_t* block = m.tile(row / kTileRows);
+  for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
+    for (uint32_t g = 0; g < m.blockGroups; g++, k0 += m.group) {
+      const float scale = m.scaleOf(block, g, lane);
+      const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), g, lane) : 0.0f;
+      const uint8_t* codes = block + m.headerBytes() + g * m.codeBytes();
+      for (uint32_t i = 0; i < m.group; i++) {
+        const uint32_t inside = i % span;
+        const uint8_t byte = codes[i / span * (kTileRows * 4) + lane * 4 + inside % 4];
+        const int32_t code = byte >> (inside / 4 * m.bits) & mask;
+        out[k0 + i] = scale * float(code - m.zero) + offset;
+      }
     }
-  }
 }
 
 }  // namespace lutra

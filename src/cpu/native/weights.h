@@ -48,6 +48,11 @@ struct GroupTerm {
   bool isHalf() const {
     return constant == 1.0 && fields.size() == 1 && fields[0].format == FloatFormat::F16 && !codes;
   }
+  /// One f16 field, with either sign, times an integer of 8 bits a group.
+  bool isTwoLevel() const {
+    return (constant == 1.0 || constant == -1.0) && fields.size() == 1 && fields[0].format == FloatFormat::F16 &&
+           codes && map.empty() && bias >= 0 && bias <= 128 && int32_t(1u << codes->bits) - 1 - bias <= 127;
+  }
 };
 
 /// value(i) = scale(g) * (code(i) - zero) + offset(g), g = i / groupSize.
@@ -81,8 +86,13 @@ constexpr uint32_t kTileRows = 32;
 /// times as large, and the kernels are hardly faster.
 constexpr uint32_t kActGroup = 16;
 
+/// How the scales of a block lie in memory: one f16 or one f32 a group; or one f16 for the block and an int8 a group,
+/// whose product is the scale.
+enum class Scales : uint8_t { Half, Float, TwoLevel };
+
 /// A weight matrix in memory. Float matrices keep the file's rows. Integer ones are tiles of 32 rows; a tile is a
-/// sequence of groups along k; a group is its codes, then 32 scales, then 32 offsets where there are any.
+/// sequence of blocks along k; a block is its scales, its offsets where there are any, then the codes of its groups.
+/// Scales (and offsets): 32 of f16 or f32; for two levels 32 of f16, then 32 of int8 for each group.
 /// Codes: 64-byte registers of 16 rows x 4 bytes, the two halves of the tile in turn. With b bits a register spans
 /// 32/b values of k: byte j of a row holds values j, j+4, j+8 ... from the low bits up.
 struct Matrix {
@@ -92,21 +102,32 @@ struct Matrix {
   FloatFormat format;  // of float rows
   uint32_t bits;       // 2, 4 or 8
   uint32_t group;
+  uint32_t blockGroups;  // groups of a block: 1 but for two levels
   int32_t zero;
-  bool halfScales;  // scales and offsets are f16, else f32
+  Scales scales;
   bool hasOffset;
   const uint8_t* data;
   size_t stride;  // from one tile to the next: its bytes, or more where two matrices lie tile by tile in turn
 
   uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
   size_t codeBytes() const { return size_t(group) * bits / 8 * kTileRows; }
-  size_t scaleBytes() const { return kTileRows * (halfScales ? 2 : 4); }
-  size_t groupBytes() const { return codeBytes() + scaleBytes() * (hasOffset ? 2 : 1); }
+  /// Of the scales of a block, or of its offsets, which come after them.
+  size_t termBytes() const {
+    return kTileRows * (scales == Scales::Half ? 2 : scales == Scales::Float ? 4 : 2 + blockGroups);
+  }
+  size_t headerBytes() const { return termBytes() * (hasOffset ? 2 : 1); }
+  size_t blockBytes() const { return headerBytes() + blockGroups * codeBytes(); }
   size_t tileBytes() const {
-    return packed ? size_t(k) / group * groupBytes() : size_t(kTileRows) * k * floatBytes(format);
+    return packed ? size_t(k) / (group * blockGroups) * blockBytes() : size_t(kTileRows) * k * floatBytes(format);
   }
   size_t bytes() const { return tiles() * tileBytes(); }
   const uint8_t* tile(uint32_t index) const { return data + index * stride; }
+  /// The scale of one row in group g of a block; `term` is where the block's scales (or offsets) begin.
+  float scaleOf(const uint8_t* term, uint32_t g, uint32_t row) const {
+    if (scales == Scales::Float) return loadFloat(FloatFormat::F32, term + row * 4);
+    const float half = loadFloat(FloatFormat::F16, term + row * 2);
+    return scales == Scales::Half ? half : half * float(int8_t(term[kTileRows * (2 + g) + row]));
+  }
 };
 
 /// The layout that a source gets, its tiles one after another; `data` is still null.
