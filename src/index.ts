@@ -1,5 +1,8 @@
 // The public API of the package: re-exports only. A program opens a backend, loads a model, prepares the one with the
 // other, and generates: `open`, `load`, `backend.prepare(model.plan, model.weights)`, `generate`.
+// Sessions and backends are AsyncDisposable, which the libraries that TypeScript takes by itself do not declare yet.
+
+/// <reference lib="esnext.disposable" preserve="true" />
 
 export {
   type Backend,

@@ -3,10 +3,8 @@
 // Not here: backends (open.ts), the loop over tokens (model/generate.ts).
 
 import type { WeightSource, WeightTensor } from "./backend.ts";
-import { openFile, standardTexts } from "./files.ts";
-import { renderDiagnostic } from "./ladder/diagnostic.ts";
-import { resolveProgram } from "./ladder/resolve.ts";
-import type { Program } from "./ladder/type.ts";
+import { openFile } from "./files.ts";
+import { standardProgram } from "./library.ts";
 import { type Config, readConfig } from "./model/config.ts";
 import { type Gguf, readGguf } from "./model/gguf.ts";
 import { type Metadata, ModelError } from "./model/metadata.ts";
@@ -16,11 +14,11 @@ import { planModel } from "./model/transformer.ts";
 import type { Plan } from "./plan.ts";
 
 export interface LoadOptions {
-  /** Positions of the cache; the smaller of the trained context and `usualContext` where it is not given. */
+  /** Positions of the cache, at least 1; the smaller of the trained context and `usualContext` where it is not given. */
   readonly context?: number;
   /** DEFAULT_CONTEXT where it is not given. */
   readonly usualContext?: number;
-  /** Sequences that can be kept at once; 1 where it is not given. */
+  /** Sequences that can be kept at once, at least 1; 1 where it is not given. */
   readonly slots?: number;
   /** Called as each part of opening is done: "number formats", "header", "plan". */
   readonly phase?: (name: string) => void;
@@ -49,9 +47,15 @@ export const DEFAULT_CONTEXT = 4096;
 /**
  * Opens a model file and checks all of it but the weights' values.
  * @param path of a GGUF file, or of the first file of a split one
- * @throws FileError where it cannot be read, ModelError where it is no model that Lutra can run
+ * @throws FileError where it cannot be read, ModelError where it is no model that Lutra can run, RangeError for an
+ *   option that is no whole number of at least 1
  */
 export function load(path: string, options: LoadOptions = {}): Model {
+  for (const name of ["context", "usualContext", "slots"] as const) {
+    const value = options[name];
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1))
+      throw new RangeError(`${name}: ${value}; a whole number of at least 1 is needed`);
+  }
   const source = openFile(path);
   const program = standardProgram();
   options.phase?.("number formats");
@@ -109,15 +113,4 @@ async function templateOf(metadata: Metadata, tokenizer: Promise<Tokenizer>): Pr
   if (!metadata.has("tokenizer.chat_template")) return null;
   const { loadTemplate } = await import("./model/template.ts");
   return loadTemplate(metadata, await tokenizer);
-}
-
-/** The types that come with Lutra. */
-function standardProgram(): Program {
-  const texts = new Map(standardTexts().map(({ name, text }) => [name, text]));
-  const resolution = resolveProgram(texts);
-  if (resolution.kind === "program") return resolution.program;
-  const [diagnostic] = resolution.diagnostics;
-  throw new Error(
-    `the .ladder files of this installation are damaged: ${diagnostic && renderDiagnostic(diagnostic, texts)}`,
-  );
 }

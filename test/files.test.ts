@@ -1,11 +1,21 @@
-// Files as byte sources: exact bytes, and one clear line for each way in which a file cannot be used.
+// Files as byte sources and sinks: exact bytes, and one clear line for each way in which a file cannot be used.
 
-import { mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-import { FileError, openFile, standardTexts } from "../src/files.ts";
+import { createFile, FileError, openFile, readLadder, standardTexts } from "../src/files.ts";
 
 let folder = "";
 beforeAll(() => {
@@ -56,6 +66,85 @@ test("what is no readable file is refused in one line", () => {
   expect(() => openFile(join(folder, "circle"))).toThrow(
     new FileError(`${folder}/circle: its symbolic links go in a circle`),
   );
+});
+
+describe("a new file", () => {
+  const fresh = (name: string): string => {
+    const path = join(folder, name);
+    mkdirSync(path);
+    return path;
+  };
+
+  test("appears whole when it is complete, in place of one of that name, and leaves nothing else", () => {
+    const own = fresh("whole");
+    const path = join(own, "out");
+    writeFileSync(path, "old");
+    const sink = createFile(path, 6, []);
+    sink.write(new TextEncoder().encode("new"));
+    expect(readFileSync(path, "utf8")).toBe("old");
+    sink.write(new TextEncoder().encode("er"));
+    sink.commit();
+    expect([sink.name, readFileSync(path, "utf8"), readdirSync(own)]).toEqual([path, "newer", ["out"]]);
+    sink.abandon();
+    expect(readFileSync(path, "utf8")).toBe("newer");
+    expect(() => sink.write(new Uint8Array(1))).toThrow(new FileError(`${path}: written after it was closed`));
+  });
+
+  test("that is abandoned was never there", () => {
+    const own = fresh("abandoned");
+    const sink = createFile(join(own, "out"), 3, []);
+    sink.write(new Uint8Array(3));
+    expect(readdirSync(own)).toHaveLength(1);
+    sink.abandon();
+    sink.abandon();
+    expect(readdirSync(own)).toEqual([]);
+  });
+
+  test("takes the place of what a link points to", () => {
+    const own = fresh("linked");
+    writeFileSync(join(own, "target"), "old");
+    symlinkSync("target", join(own, "link"));
+    const sink = createFile(join(own, "link"), 3, []);
+    sink.write(new TextEncoder().encode("new"));
+    sink.commit();
+    expect([sink.name, readFileSync(join(own, "target"), "utf8")]).toEqual([join(own, "target"), "new"]);
+  });
+
+  test("is refused in one line where it cannot be", () => {
+    const own = fresh("refused");
+    const input = join(own, "in");
+    writeFileSync(input, "x");
+    symlinkSync("in", join(own, "alias"));
+    const refusal = (path: string, size = 1): unknown => {
+      try {
+        return createFile(path, size, [input]);
+      } catch (error) {
+        return error instanceof FileError ? error.message : error;
+      }
+    };
+    expect(refusal(input)).toBe(`${input}: is the input too; name another file for the output`);
+    expect(refusal(join(own, "alias"))).toBe(`${own}/alias: is the input too; name another file for the output`);
+    expect(refusal(own)).toBe(`${own}: is a directory; name a file in it`);
+    expect(refusal("/dev/null")).toBe("/dev/null: is not a regular file; name a new file");
+    expect(refusal(join(own, "none/out"))).toBe(`${own}/none/out: there is no folder ${own}/none; make it first`);
+    expect(refusal(join(input, "out"))).toMatch(/^\S+in\/out: there is no folder \S+in; make it first$/);
+    expect(refusal(join(own, "out"), 2 ** 60)).toMatch(
+      /^\S+\/out: 1152921504606846976 bytes are needed, and its disk has \d+ left$/,
+    );
+    expect(refusal("/proc/out")).toMatch(/^\/proc\/out: .+$/);
+    expect(readdirSync(own).toSorted()).toEqual(["alias", "in"]);
+    expect(existsSync(join(own, "out"))).toBe(false);
+  });
+});
+
+test("a .ladder file is text of at most 1 MiB", () => {
+  const path = join(folder, "own.ladder");
+  writeFileSync(path, "block\n");
+  expect(readLadder(path)).toEqual({ name: "own.ladder", text: "block\n" });
+  writeFileSync(path, Buffer.of(0x61, 0xff));
+  expect(() => readLadder(path)).toThrow(new FileError(`${path}: bytes that are no UTF-8; a .ladder file is text`));
+  writeFileSync(path, " ".repeat(2 ** 20 + 1));
+  expect(() => readLadder(path)).toThrow(new FileError(`${path}: 1048577 bytes; a .ladder file has at most 1048576`));
 });
 
 test("the standard texts are the package's own, by name", () => {

@@ -2,7 +2,7 @@
 // packages, and run; then the same without its binary, as on a machine that has no compiler, and built again there.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -12,6 +12,42 @@ const root = fileURLToPath(new URL("../", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "lutra-package-"));
 const installed = join(folder, "node_modules/lutra");
 const binary = join(installed, `build/lutra-${process.platform}-${process.arch}.node`);
+
+/** Uses what most programs use. Where a type were `any`, an expected error would not come, which is one itself. */
+const PROGRAM = `
+import { FileError, type Generated, generate, load, type Model, ModelError, open, type Session } from "lutra";
+
+export async function continued(path: string): Promise<string> {
+  const model: Model = load(path, { context: 64 });
+  const backend = await open("auto", { threads: 1 });
+  if ("unavailable" in backend) throw new Error(backend.unavailable);
+  const session: Session = await backend.prepare(model.plan, model.weights);
+  const tokenizer = await model.tokenizer();
+  const prompt: Int32Array = tokenizer.encode("Emma was not", { special: false });
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repeatPenalty: 1, seed: 1n };
+  const options = { sampling, maxTokens: 8, stop: [], context: model.plan.cache.context };
+  let text = "";
+  let end: Generated | null = null;
+  for await (const event of generate(session, tokenizer, prompt, options))
+    if (event.kind === "text") text += event.text;
+    else if (event.kind === "end") end = event;
+  await session[Symbol.asyncDispose]();
+  await backend[Symbol.asyncDispose]();
+  model.close();
+  return \`\${text.trim()} \${end?.reason} \${end?.tokens.length}\`;
+}
+
+export function reason(error: unknown): string {
+  return error instanceof ModelError ? error.field : error instanceof FileError ? error.message : "another";
+}
+
+export const wrong = [
+  // @ts-expect-error -- a path is a text
+  () => load(1),
+  // @ts-expect-error -- there is no such option
+  () => load("x.gguf", { contxt: 64 }),
+];
+`;
 
 function run(
   command: string,
@@ -97,14 +133,34 @@ describe("the packed package", () => {
     expect(JSON.parse(out)).toMatchObject({ tokens: 8, device: "cpu" });
   });
 
-  test("can be imported by its name, with types that say what it exports", () => {
+  test("is used by a strict TypeScript program, whose compiler needs no types of Node or of a browser", () => {
+    writeFileSync(join(folder, "use.mts"), PROGRAM);
     writeFileSync(
-      join(folder, "use.mjs"),
-      `import { load, open, generate } from "lutra";
-       console.log(typeof load, typeof open, typeof generate);`,
+      join(folder, "tsconfig.json"),
+      JSON.stringify({
+        compilerOptions: {
+          strict: true,
+          exactOptionalPropertyTypes: true,
+          noUncheckedIndexedAccess: true,
+          skipLibCheck: false,
+          module: "nodenext",
+          target: "es2022",
+          lib: ["es2022"],
+          types: [],
+        },
+        files: ["use.mts"],
+      }),
     );
-    expect(run(process.execPath, ["use.mjs"]).out).toBe("function function function\n");
-    expect(readFileSync(join(installed, "dist/index.d.ts"), "utf8")).toContain("generate");
+    const compiled = run(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", folder]);
+    expect([compiled.status, compiled.out]).toEqual([0, ""]);
+    writeFileSync(
+      join(folder, "main.mjs"),
+      `import { continued } from "./use.mjs";
+       console.log(await continued(${JSON.stringify(join(installed, "models/austen-5m-ternary.gguf"))}));`,
+    );
+    const { out, err } = run(process.execPath, ["main.mjs"]);
+    expect(err).toBe("");
+    expect(out).toMatch(/^\S.* length 8\n$/);
   });
 
   describe("on a machine without a C++ compiler", () => {

@@ -6,6 +6,7 @@ import process from "node:process";
 import { loadAddon, usableCores } from "../cpu/native.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { printJson } from "./terminal.ts";
 
 const OPTIONS = {
   bits: { kind: "integer", about: "bits of a weight as kernels store it: 2, 4 or 8", min: 2, max: 8, fallback: 4 },
@@ -64,14 +65,16 @@ async function measure(
   const readGbps = times.bytes / spread(times.readUs).median / 1000;
   const gops = (2 * m * k * n) / timeUs.median / 1000;
   const facts = { kernel, isa, bits, group, m, k, n, threads, time_us: timeUs, gbps, read_gbps: readGbps };
-  process.stdout.write(
-    values.json
-      ? `${JSON.stringify({ ...facts, share: gbps / readGbps, gops })}\n`
-      : `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa}, ${threads} threads: ` +
-          `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
-          `${gbps.toFixed(1)} GB/s, ${((100 * gbps) / readGbps).toFixed(0)} % of a plain read's ` +
-          `${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
-  );
+  if (values.json) {
+    printJson({ ...facts, share: gbps / readGbps, gops });
+  } else {
+    process.stdout.write(
+      `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa}, ${threads} threads: ` +
+        `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
+        `${gbps.toFixed(1)} GB/s, ${((100 * gbps) / readGbps).toFixed(0)} % of a plain read's ` +
+        `${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
+    );
+  }
   return 0;
 }
 

@@ -6,6 +6,7 @@
 import process from "node:process";
 
 import type { Command } from "./command.ts";
+import { escaped } from "./terminal.ts";
 
 interface Entry {
   readonly about: string;
@@ -20,6 +21,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
   inspect: { about: "what is in a model file", load: async () => (await import("./inspect.ts")).inspect },
   bench: { about: "how fast the kernels are here", load: async () => (await import("./bench.ts")).bench },
+  quantize: {
+    about: "write a model in another number type, also one of your own",
+    load: async () => (await import("./quantize.ts")).quantize,
+  },
   doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
 };
 
@@ -64,19 +69,19 @@ function interruption(): AbortSignal {
   return controller.signal;
 }
 
-/** One line, whatever the message is; control characters of a file's or an argument's text are shown, not obeyed. */
+/** One line, whatever the message is. */
 function oneLine(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  // oxlint-disable-next-line no-control-regex -- they are what must not reach a terminal
-  return message.replaceAll(/[\u0000-\u001f\u007f-\u009f]+/g, (c) => JSON.stringify(c).slice(1, -1));
+  return escaped(error instanceof Error ? error.message : String(error));
 }
 
-/** A reader that has gone away, as in `lutra run | head -1`, ends the program without a word. */
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+/** Ends the program where stdout takes no more; a reader that has gone away, as in `lutra run | head -1`, is no error. */
+function endOfStdout(error: NodeJS.ErrnoException): never {
   if (error.code === "EPIPE") process.exit(0);
   process.stderr.write(`lutra: stdout: ${oneLine(error)}\n`);
   process.exit(1);
-});
+}
+
+process.stdout.on("error", endOfStdout);
 process.stderr.on("error", () => undefined);
 
 const args = process.argv.slice(2);
@@ -84,8 +89,10 @@ try {
   process.exitCode = await main(args);
 } catch (error) {
   process.stderr.write(`lutra: ${oneLine(error)}\n`);
-  if (args.includes("--verbose") && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  for (let cause = error; args.includes("--verbose") && cause instanceof Error; cause = cause.cause)
+    process.stderr.write(`${cause.stack}\n`);
   process.exitCode = error instanceof Error && error.name === "UsageError" ? 2 : 1;
 }
-// What is still under way, such as a step after Ctrl-C or an open stdin, must not keep the process.
-process.stdout.write("", () => process.exit());
+// What is still under way, such as a step after Ctrl-C or an open stdin, must not keep the process. After a write that
+// failed this one fails as well, before the stream has told of the first.
+process.stdout.write("", (error) => (error ? endOfStdout(process.stdout.errored ?? error) : process.exit()));

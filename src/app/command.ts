@@ -60,7 +60,7 @@ export interface Command {
   run(args: readonly string[], signal: AbortSignal): Promise<number>;
 }
 
-export interface CommandSpec<T extends Options> {
+interface CommandSpec<T extends Options> {
   readonly name: string;
   /** One line for each way to call it, after `lutra`. */
   readonly usage: readonly string[];
@@ -106,7 +106,7 @@ function seeHelp(name: string): string {
 }
 
 function parse<T extends Options>(
-  { name, options }: CommandSpec<T>,
+  { name, options, positionals: mostPositionals }: CommandSpec<T>,
   args: readonly string[],
 ): { values: Values<T>; positionals: readonly string[] } {
   const all: Options = { ...options, ...COMMON };
@@ -130,7 +130,14 @@ function parse<T extends Options>(
         rawName,
         Object.keys(all).map((key) => `--${key}`),
       );
-      throw new UsageError(`unknown option ${rawName}; ${hint === null ? "" : `${hint} `}${seeHelp(name)}`);
+      const argument = args[token.index] ?? "";
+      const isText = mostPositionals > 0 && (!rawName.startsWith("--") || /\s/.test(argument));
+      const advice = isText
+        ? `a text that begins with - comes after --, as in lutra ${name} -- ${JSON.stringify(argument)}; `
+        : hint === null
+          ? ""
+          : `${hint} `;
+      throw new UsageError(`unknown option ${rawName}; ${advice}${seeHelp(name)}`);
     }
     if (option.kind === "flag") {
       if (value !== undefined) throw new UsageError(`${rawName}: ${JSON.stringify(value)}; ${allowed(option)}`);

@@ -8,7 +8,7 @@ import type { Unavailable } from "../backend.ts";
 import { availableMemory, loadAddon, usableCores } from "../cpu/native.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { modelFolders } from "./models.ts";
-import { bytes, table } from "./terminal.ts";
+import { bytes, printJson, table } from "./terminal.ts";
 import { packageVersion } from "./version.ts";
 
 const OPTIONS = { json: { kind: "flag", about: "one JSON object on stdout" } } as const;
@@ -52,7 +52,7 @@ async function examine(values: Values<typeof OPTIONS>): Promise<number> {
     model_folders: modelFolders().map(examineFolder),
   };
   if (values.json) {
-    process.stdout.write(`${JSON.stringify(facts)}\n`);
+    printJson(facts);
     return 0;
   }
   const { native, gpu } = facts;

@@ -1,8 +1,9 @@
 // A model on a machine, for the commands that run one: opens both, starts the slow part, and tells the person what is
 // not as it should be. Not here: what is then done with the session (run.ts, evaluate.ts).
 
-import type { Backend, Session } from "../backend.ts";
+import { type Backend, type Session, UnsupportedOp } from "../backend.ts";
 import { load, type Model } from "../load.ts";
+import { LogitsError } from "../model/sampler.ts";
 import { DEVICES, open } from "../open.ts";
 import type { Option } from "./command.ts";
 import type { Phases } from "./phases.ts";
@@ -27,7 +28,7 @@ export const ENGINE_OPTIONS: {
   ctx: { kind: "integer", about: "tokens of context", min: 1, max: 2 ** 24, fallback: null },
 };
 
-export interface EngineOptions {
+interface EngineOptions {
   readonly device: string;
   readonly threads: number | null;
   readonly context: number | null;
@@ -52,7 +53,7 @@ export async function startEngine(file: string, options: EngineOptions): Promise
   phases.step("backend");
   const progress = makeProgress("loading");
   const weights = backend.prepare(model.plan, model.weights, (done, total) => progress.update(done, total));
-  const session = phases.during("weights", weights).finally(() => progress.clear());
+  const session = naming(model.file, phases.during("weights", weights)).finally(() => progress.clear());
   session.catch(() => undefined); // it is awaited later, and may fail before
   return {
     model,
@@ -64,6 +65,17 @@ export async function startEngine(file: string, options: EngineOptions): Promise
       model.close();
     },
   };
+}
+
+/** The work; an error that is the model's doing, but arose where its file is not known, gets the path put before it. */
+export async function naming<T>(file: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof UnsupportedOp || error instanceof LogitsError)
+      throw new Error(`${file}: ${error.message}`, { cause: error });
+    throw error;
+  }
 }
 
 async function openBackend(device: string, threads: number | null): Promise<Backend> {

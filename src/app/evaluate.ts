@@ -7,10 +7,10 @@ import { didYouMean } from "../ladder/diagnostic.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import { perplexity, SHORTEST_CHUNK } from "../model/perplexity.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
-import { ENGINE_OPTIONS, startEngine } from "./engine.ts";
+import { ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { findModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
-import { makeProgress, peakMib, rate } from "./terminal.ts";
+import { makeProgress, peakMib, printJson, rate } from "./terminal.ts";
 
 /** llama.cpp's perplexity tool takes chunks of this many tokens. */
 const USUAL_CHUNK = 512;
@@ -80,13 +80,16 @@ async function evaluateModel(
   const result =
     session === "aborted"
       ? null
-      : await perplexity(session, tokens, {
-          context,
-          bos: tokenizer.addBos ? tokenizer.bos : null,
-          signal,
-          progress: (done, total, estimate) =>
-            progress.update(done, total, estimate === null ? "" : `${estimate.perplexity.toFixed(4)} so far`),
-        });
+      : await naming(
+          engine.model.file,
+          perplexity(session, tokens, {
+            context,
+            bos: tokenizer.addBos ? tokenizer.bos : null,
+            signal,
+            progress: (done, total, estimate) =>
+              progress.update(done, total, estimate === null ? "" : `${estimate.perplexity.toFixed(4)} so far`),
+          }),
+        );
   progress.clear();
   if (values.verbose) phases.print();
   const seconds = (performance.now() - startMs) / 1000;
@@ -98,7 +101,7 @@ async function evaluateModel(
   if (values.json) {
     const { name, isa, threads: used } = engine.backend.device;
     const facts = { ...result, context, tokens: tokens.length, tokens_per_s: tps, device: name, isa, threads: used };
-    process.stdout.write(`${JSON.stringify(facts)}\n`);
+    printJson(facts);
   } else {
     process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} +- ${result.error.toFixed(5)}\n`);
   }

@@ -4,9 +4,10 @@ import process from "node:process";
 
 import type { WeightTensor } from "../backend.ts";
 import { DEFAULT_CONTEXT, load, type Model } from "../load.ts";
+import { quoted } from "../model/metadata.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { findModel } from "./models.ts";
-import { bytes, table } from "./terminal.ts";
+import { bytes, escaped, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   tensors: { kind: "flag", about: "every tensor with its type, shape and size" },
@@ -78,7 +79,7 @@ async function inspectModel(values: Values<typeof OPTIONS>, positionals: readonl
       bytes: tensor.byteLength,
     }));
     if (values.json) {
-      process.stdout.write(`${JSON.stringify({ ...report, ...(values.tensors && { tensors }) })}\n`);
+      printJson({ ...report, ...(values.tensors && { tensors }) });
     } else {
       process.stdout.write(describe(report));
       const rows = tensors.map(({ name, type, shape, bytes: size }) => [name, type, shape.join(" x "), size]);
@@ -145,15 +146,15 @@ function describe(report: Report): string {
   const { default_context: usual, trained_context: trained } = report;
   const cache = `${bytes(report.cache_bytes_default)} for ${usual} tokens`;
   const facts = [
-    ["file", report.file],
-    ["name", report.name === null ? "-" : JSON.stringify(report.name)],
+    ["file", escaped(report.file)],
+    ["name", report.name === null ? "-" : escaped(quoted(report.name))],
     ["architecture", report.architecture],
     ["parameters", countOf(report.parameters)],
     ["bits per weight", `${report.bits_per_weight.toFixed(2)} (matrices ${report.bits_per_matrix_weight.toFixed(2)})`],
     ["layers", `${report.layers} of width ${report.width}, feed-forward ${report.feed_forward}`],
     ["heads", `${report.heads} of ${report.head_dim}, ${report.kv_heads} for keys and values`],
     ["trained context", `${trained} tokens`],
-    ["vocabulary", `${report.vocabulary} tokens, ${report.tokenizer} (${report.pre_tokenizer ?? "no pre-tokenizer"})`],
+    ["vocabulary", `${report.vocabulary} tokens, ${report.tokenizer} (${preTokenizer(report)})`],
     ["chat template", report.chat_template ? "yes" : "no"],
     ["memory: weights", bytes(report.weight_bytes)],
     ["memory: cache", usual === trained ? cache : `${cache}, ${bytes(report.cache_bytes_trained)} for ${trained}`],
@@ -165,6 +166,12 @@ function describe(report: Report): string {
     bytes(size).padStart(10),
   ]);
   return `${table(facts)}\n${table([["type", "tensors", "parameters", "      size"], ...types])}`;
+}
+
+/** A vocabulary of another kind than gpt2 may say anything here. */
+function preTokenizer({ pre_tokenizer: name }: Report): string {
+  if (name === null) return "no pre-tokenizer";
+  return /^[\w.-]{1,40}$/.test(name) ? name : escaped(quoted(name));
 }
 
 /** Parameters with four digits: "134.5 M". */

@@ -1,6 +1,6 @@
 // Which file a person means by a model: the one that comes with Lutra, a path, or a name in the folders of LUTRA_MODELS.
 
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 import { basename, delimiter, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -18,15 +18,24 @@ export function modelFolders(): readonly string[] {
 
 /** The path itself, or the file of that name in one of the folders where there is none at the path. */
 export function findModel(path: string): string {
-  if (existsSync(path) || basename(path) !== path) return path;
+  if (isFile(path) || basename(path) !== path) return path;
   return (
     modelFolders()
       .map((folder) => join(folder, path))
-      .find((candidate) => existsSync(candidate)) ?? path
+      .find((candidate) => isFile(candidate)) ?? path
   );
 }
 
-/** Whether a lone argument names a model, and is no prompt. */
+/** Whether a lone argument names a model, and is no prompt; a word may well be the name of a folder. */
 export function looksLikeModel(argument: string): boolean {
-  return argument.endsWith(".gguf") || existsSync(argument);
+  return argument.endsWith(".gguf") || isFile(argument);
+}
+
+/** Whether there is a regular file; any text may be asked for, also one that cannot be a path. */
+function isFile(path: string): boolean {
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
 }

@@ -1,5 +1,6 @@
 // lutra run: text from a model. Text goes to stdout as it comes; all else, the summary too, to stderr.
 
+import { fstatSync } from "node:fs";
 import process from "node:process";
 
 import type { Session } from "../backend.ts";
@@ -8,15 +9,24 @@ import { type Generated, generate } from "../model/generate.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import type { Sampling } from "../model/sampler.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
-import { type Engine, ENGINE_OPTIONS, startEngine } from "./engine.ts";
+import { type Engine, ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
-import { dim, harmless, makeProgress, note, peakMib, rate } from "./terminal.ts";
+import { dim, harmless, makeProgress, note, peakMib, printJson, rate } from "./terminal.ts";
+
+/** Tokens to generate where nobody says how many; of a small context no more than half, so that it does not fill. */
+const USUAL_TOKENS = 256;
 
 const OPTIONS = {
   ...ENGINE_OPTIONS,
   ctx: { ...ENGINE_OPTIONS.ctx, about: `tokens of context; the model's, but no more than ${DEFAULT_CONTEXT}` },
-  "max-tokens": { kind: "integer", about: "tokens to generate at most", min: 1, max: 2 ** 24, fallback: 256 },
+  "max-tokens": {
+    kind: "integer",
+    about: `tokens to generate at most; ${USUAL_TOKENS}, or half the context if that is less`,
+    min: 1,
+    max: 2 ** 24,
+    fallback: null,
+  },
   temperature: { kind: "number", about: "0 takes the likeliest token each time", min: 0, max: 100, fallback: 0.8 },
   "top-k": { kind: "integer", about: "keep the k likeliest tokens; 0: all", min: 0, max: 2 ** 31 - 1, fallback: 40 },
   "top-p": { kind: "number", about: "keep the likeliest up to this sum; 1: all", min: 0, max: 1, fallback: 0.95 },
@@ -98,7 +108,10 @@ async function runModel(
   const ready = await unlessAborted(Promise.all([text, tokens, engine.session]), signal);
   const loadMs = performance.now() - loadFromMs;
   const isShown = file === embedded.file && process.stdout.isTTY && !values.json;
-  const output = await (ready === "aborted" ? NOTHING : produce(engine, ready, values, seed, isShown, signal));
+  const output =
+    ready === "aborted"
+      ? NOTHING
+      : await naming(engine.model.file, produce(engine, ready, values, seed, isShown, signal));
   if (values.verbose) {
     if (output.firstTokenAtMs !== null) phases.span("first token", loadFromMs + loadMs, output.firstTokenAtMs);
     phases.print();
@@ -161,24 +174,45 @@ async function produce(
     seed,
   };
   const { context } = model.plan.cache;
-  const options = { sampling, maxTokens: values["max-tokens"], stop: values.stop, context, signal };
+  const maxTokens = values["max-tokens"] ?? Math.max(1, Math.min(USUAL_TOKENS, Math.floor(context / 2)));
+  const options = { sampling, maxTokens, stop: values.stop, context, signal };
   const progress = makeProgress("reading the prompt");
   if (isPromptShown) process.stdout.write(dim(prompt));
   let text = "";
-  for await (const event of generate(session, await model.tokenizer(), tokens, options)) {
-    if (event.kind === "prefill") {
-      progress.update(event.done, event.total);
-      if (event.done === event.total) progress.clear();
-    } else if (event.kind === "text") {
-      text += event.text;
-      if (!values.json) process.stdout.write(process.stdout.isTTY ? harmless(event.text) : event.text);
-    } else {
-      progress.clear();
-      if (process.stdout.isTTY && !values.json) process.stdout.write("\n");
-      return { ...event, text };
+  try {
+    for await (const event of generate(session, await model.tokenizer(), tokens, options)) {
+      if (event.kind === "prefill") {
+        progress.update(event.done, event.total);
+        if (event.done === event.total) progress.clear();
+      } else if (event.kind === "text") {
+        text += event.text;
+        if (!values.json) process.stdout.write(process.stdout.isTTY ? harmless(event.text) : event.text);
+      } else {
+        return { ...event, text };
+      }
     }
+    return { ...NOTHING, text };
+  } finally {
+    progress.clear();
+    if (!values.json) endLine(isPromptShown ? prompt + text : text);
   }
-  return { ...NOTHING, text };
+}
+
+/** Whatever comes on stderr after the text begins a line of its own, where both go to the same place. */
+function endLine(text: string): void {
+  if (text === "" || text.endsWith("\n")) return;
+  if (process.stdout.isTTY) process.stdout.write("\n");
+  else if (isOnePlace()) process.stderr.write("\n");
+}
+
+/** Whether stdout and stderr are the same file or pipe, as after 2>&1. */
+function isOnePlace(): boolean {
+  try {
+    const [out, err] = [fstatSync(process.stdout.fd), fstatSync(process.stderr.fd)];
+    return out.dev === err.dev && out.ino === err.ino;
+  } catch {
+    return false; // one of them is closed
+  }
 }
 
 /** The JSON object if it is wanted, and the summary in any case. */
@@ -210,7 +244,7 @@ function report(
       isa: device.isa,
       threads: device.threads,
     };
-    process.stdout.write(`${JSON.stringify(result)}\n`);
+    printJson(result);
   }
   const parts = [
     `load ${loadMs.toFixed(0)} ms`,
@@ -222,8 +256,13 @@ function report(
     ...(reason === "aborted" ? ["interrupted"] : []),
   ];
   process.stderr.write(`${parts.join(", ")}\n`);
-  if (output.isContextFull)
-    note(`stopped because the context of ${model.plan.cache.context} tokens is full; --ctx makes it larger`);
+  if (!output.isContextFull) return;
+  const { context } = model.plan.cache;
+  const remedy =
+    context < model.config.trainedContext
+      ? "--ctx makes it larger"
+      : "the model was trained on no more, so that a shorter prompt is what leaves room for text";
+  note(`stopped because the context of ${context} tokens is full; ${remedy}`);
 }
 
 function randomSeed(): bigint {

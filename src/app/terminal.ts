@@ -1,4 +1,5 @@
-// What people see besides results, all of it on stderr: progress, notes, tables; and numbers in a form that reads well.
+// What people see: progress and notes on stderr, tables, JSON, numbers in a form that reads well, and text of files and
+// models in a form that a terminal may get. Not here: what is said (each command's own file).
 
 import process from "node:process";
 
@@ -7,7 +8,7 @@ const SHOW_AFTER_MS = 2000;
 const REDRAW_MS = 100;
 const BAR_WIDTH = 30;
 
-export interface Progress {
+interface Progress {
   /** `detail` is shown behind the bar. */
   update(done: number, total: number, detail?: string): void;
   /** Removes the bar from the screen. */
@@ -48,6 +49,20 @@ export function dim(text: string): string {
 export function harmless(text: string): string {
   // oxlint-disable-next-line no-control-regex -- they are what must not reach a terminal
   return text.replaceAll(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "\ufffd");
+}
+
+/** Text of a file or an argument, for one line: control characters, C1 too, are shown as escapes, and not obeyed. */
+export function escaped(text: string): string {
+  // oxlint-disable-next-line no-control-regex -- they are what must not reach a terminal
+  return text.replaceAll(/[\u0000-\u001f\u007f-\u009f]/g, (c) =>
+    // JSON has escapes for those below the space only.
+    c < " " ? JSON.stringify(c).slice(1, -1) : `\\u00${c.charCodeAt(0).toString(16)}`,
+  );
+}
+
+/** One line of JSON on stdout, which is for programs, but safe on a terminal too. */
+export function printJson(value: object): void {
+  process.stdout.write(`${escaped(JSON.stringify(value))}\n`);
 }
 
 /** Bytes in the largest unit that leaves at least one: "93.8 MiB". */

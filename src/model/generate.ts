@@ -3,7 +3,7 @@
 // cut it. Not here: how a token is chosen (sampler.ts), chat templates (template.ts), what is printed (app/).
 
 import type { Session } from "../backend.ts";
-import { unlessAborted } from "./interrupt.ts";
+import { type Interruption, unlessAborted } from "./interrupt.ts";
 import { makeSampler, type Sampling } from "./sampler.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -17,8 +17,8 @@ export interface GenerateOptions {
   readonly context: number;
   /** The slot to use, from position 0 on; 0 where it is not given. */
   readonly slot?: number;
-  /** Ends the generation at once, with reason "aborted". The step under way runs to its end unheard. */
-  readonly signal?: AbortSignal;
+  /** An AbortSignal: ends the generation at once, with reason "aborted". The step under way runs to its end unheard. */
+  readonly signal?: Interruption;
 }
 
 /** end: an end-of-generation token; stop: a stop string; length: maxTokens drawn, or the context is full. */

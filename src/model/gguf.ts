@@ -7,6 +7,7 @@
 import type { WeightSource, WeightTensor } from "../backend.ts";
 import type { ByteSource } from "../files.ts";
 import type { Program, Type } from "../ladder/type.ts";
+import { readCarried } from "./carried.ts";
 import { HeaderReader, ModelError, quoted, readPairs } from "./metadata.ts";
 import type { Metadata } from "./metadata.ts";
 
@@ -103,7 +104,10 @@ function readTensorInfo(
   return { name, type, shape: shape.toReversed(), file, byteOffset, byteLength };
 }
 
-/** Reads one file's header; the offsets in its tensors are from the beginning of the file and lie inside it. */
+/**
+ * Reads one file's header; the offsets in its tensors are from the beginning of the file and lie inside it. Types that
+ * the file carries are resolved before the tensors that have them.
+ */
 function readShard(source: ByteSource, file: number, byId: ReadonlyMap<number, Type>): Shard {
   const reader = new HeaderReader(source);
   const version = readVersion(reader);
@@ -114,7 +118,8 @@ function readShard(source: ByteSource, file: number, byId: ReadonlyMap<number, T
   if (alignment < 1 || alignment > MAX_ALIGNMENT || (alignment & (alignment - 1)) !== 0) {
     reader.fail("general.alignment", alignment, `a power of two up to ${MAX_ALIGNMENT} is needed`);
   }
-  const infos = Array.from({ length: tensorCount }, (_, i) => readTensorInfo(reader, i, file, byId));
+  const types = new Map([...byId, ...readCarried(pairs, byId)]);
+  const infos = Array.from({ length: tensorCount }, (_, i) => readTensorInfo(reader, i, file, types));
   const data = Math.ceil(reader.at / alignment) * alignment;
   const tensors = infos.map((info) => {
     const field = `tensor ${quoted(info.name)}`;

@@ -75,8 +75,8 @@ const MAX_HEADER = 2 ** 28;
 /** First bytes to read: most headers end within. */
 const FIRST_WINDOW = 2 ** 20;
 
-/** In the order of their ids. */
-const VALUE_TYPES = [
+/** The types of values, in the order of their ids. */
+export const VALUE_TYPES = [
   "u8",
   "i8",
   "u16",

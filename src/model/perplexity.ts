@@ -3,14 +3,16 @@
 // half only, where every token has at least half a context before it. Not here: reading the text, printing.
 
 import type { Session } from "../backend.ts";
-import { unlessAborted } from "./interrupt.ts";
+import { type Interruption, unlessAborted } from "./interrupt.ts";
+import { LogitsError } from "./sampler.ts";
 
 export interface PerplexityOptions {
   /** Tokens of a chunk. */
   readonly context: number;
   /** Takes the place of the first token of each chunk; null where the model's sequences do not begin with one. */
   readonly bos: number | null;
-  readonly signal?: AbortSignal;
+  /** An AbortSignal. */
+  readonly signal?: Interruption;
   /** After each step: tokens done, tokens in all, and the estimate so far where a token has been scored. */
   readonly progress?: (done: number, total: number, estimate: Perplexity | null) => void;
 }
@@ -36,7 +38,7 @@ const STEP = 64;
  * Perplexity of a text.
  * @param tokens of the whole text, two chunks at least; what is left after the last whole chunk is not used
  * @returns null where the signal ended it
- * @throws RangeError where there are too few tokens, or a logit is not a number
+ * @throws RangeError where there are too few tokens, LogitsError where a logit is not a number
  */
 export async function perplexity(
   session: Session,
@@ -93,8 +95,7 @@ function score(rows: Float32Array, next: Int32Array, scores: Score): void {
 export function logProbability(logits: Float32Array, token: number): number {
   let top = -Infinity;
   for (let i = 0; i < logits.length; i++) top = Math.max(top, logits[i]!);
-  if (!Number.isFinite(top))
-    throw new RangeError(`a logit is ${top}; the model file is damaged, or its weights are too large for its type`);
+  if (!Number.isFinite(top)) throw new LogitsError(`a logit is ${top}`);
   let sum = 0;
   for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i]! - top);
   return logits[token]! - top - Math.log(sum);

@@ -12,7 +12,7 @@ export interface Sampling {
   readonly topP: number;
   /** Keeps tokens at least this many times as likely as the most likely one, at temperature 1. */
   readonly minP: number;
-  /** Positive logits of the last REPEAT_WINDOW tokens are divided by it, the others multiplied. */
+  /** Positive logits of the last 64 tokens are divided by it, the others multiplied. */
   readonly repeatPenalty: number;
   /** Any 64-bit number, 0 to 2^64 - 1. */
   readonly seed: bigint;
@@ -24,9 +24,19 @@ export interface Sampler {
   accept(token: number): void;
   /**
    * A token for the logits (vocabulary); they are left as they are. The token is not accepted yet.
-   * @throws RangeError where a logit is NaN or +Infinity, or all are -Infinity: the model or its file is damaged
+   * @throws LogitsError where a logit is NaN or +Infinity, or all are -Infinity
    */
   draw(logits: Float32Array): number;
+}
+
+/** Logits that give no distribution. Which file is damaged is known to those who opened it. */
+export class LogitsError extends RangeError {
+  override readonly name = "LogitsError";
+
+  /** @param logit which one, and its value, as in "the logit of token 7 is NaN" */
+  constructor(logit: string) {
+    super(`${logit}; the model file is damaged, or its weights are too large for its type`);
+  }
 }
 
 /** Tokens that are left after all filters, in ascending order, with their probabilities after temperature. */
@@ -36,7 +46,7 @@ export interface Choice {
 }
 
 /** llama.cpp's default: penalties look at the last 64 tokens. */
-export const REPEAT_WINDOW = 64;
+const REPEAT_WINDOW = 64;
 
 /** Logits fall into classes by their distance (in nats) from the largest, so that only the first ones are sorted. */
 const CLASSES_PER_NAT = 16;
@@ -72,7 +82,7 @@ export function makeSampler(sampling: Sampling): Sampler {
 /**
  * The distribution that a token is drawn from, for a temperature above 0.
  * @param recent the last tokens, for the repeat penalty
- * @throws RangeError as `Sampler.draw`
+ * @throws LogitsError as `Sampler.draw`
  */
 export function chooseFrom(logits: Float32Array, sampling: Sampling, recent: readonly number[]): Choice {
   const { temperature } = sampling;
@@ -118,9 +128,7 @@ function largest(logits: Float32Array): number {
 }
 
 function damaged(token: number, logit: number): never {
-  throw new RangeError(
-    `the logit of token ${token} is ${logit}; the model file is damaged, or its weights are too large for its type`,
-  );
+  throw new LogitsError(`the logit of token ${token} is ${logit}`);
 }
 
 /** What the filters leave, in ascending order. */

@@ -45,6 +45,16 @@ test("opens, prepares and generates for several sequences of one session", async
   model.close();
 });
 
+test.each([
+  [{ context: 0 }, "context: 0; a whole number of at least 1 is needed"],
+  [{ context: -5 }, "context: -5; a whole number of at least 1 is needed"],
+  [{ context: 1.5 }, "context: 1.5; a whole number of at least 1 is needed"],
+  [{ usualContext: NaN }, "usualContext: NaN; a whole number of at least 1 is needed"],
+  [{ slots: 0 }, "slots: 0; a whole number of at least 1 is needed"],
+])("load refuses %j in numbers", (options, message) => {
+  expect(() => lutra.load(embeddedModel, options)).toThrow(new RangeError(message));
+});
+
 test("a file that is no model leaves no file open and names itself", () => {
   const readme = new URL("../../LICENSE", import.meta.url).pathname;
   expect(() => lutra.load(readme)).toThrow(lutra.ModelError);

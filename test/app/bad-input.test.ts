@@ -5,7 +5,8 @@ import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
-import { embeddedModel } from "../oracle/oracle.ts";
+import { loadAddon } from "../../src/cpu/native.ts";
+import { embeddedModel, testWith } from "../oracle/oracle.ts";
 import { type FileToWrite, gguf } from "../model/write-gguf.ts";
 import { folder, lutra, place } from "./lutra.ts";
 import { tiny, withPairs, withTensors } from "./tiny-model.ts";
@@ -140,10 +141,30 @@ describe("a model file that", () => {
       "nan.gguf",
       withTensors((t) => (t.name === "output_norm.weight" ? { ...t, bytes } : t)),
     );
-    const err =
-      "lutra: the logit of token 0 is NaN; the model file is damaged, or its weights are too large for its type\n";
-    expect(lutra(["run", path, "x", "--device", "reference"])).toEqual({ code: 1, out: "", err });
+    const err = "the logit of token 0 is NaN; the model file is damaged, or its weights are too large for its type\n";
+    expect(lutra(["run", path, "x", "--device", "reference"])).toEqual({
+      code: 1,
+      out: "",
+      err: `lutra: ${path}: ${err}`,
+    });
+    const text = place("long.txt", "x".repeat(200));
+    expect(lutra(["eval", "perplexity", path, text, "--ctx", "16", "--device", "reference"])).toEqual({
+      code: 1,
+      out: "",
+      err: `lutra: ${path}: ${err.replace("the logit of token 0", "a logit")}`,
+    });
   });
+});
+
+testWith(loadAddon(), "a tensor that the CPU backend has no kernel for is named with its file", () => {
+  const path = place(
+    "unsupported.gguf",
+    withTensors((t) => (t.name === "blk.0.ffn_up.weight" ? { ...t, type: 24, bytes: new Uint8Array(32 * 32) } : t)),
+  );
+  const { code, out, err } = lutra(["run", path, "x", "--device", "cpu"]);
+  expect([code, out]).toEqual([1, ""]);
+  expect(err.startsWith(`lutra: ${path}: tensor blk.0.ffn_up.weight`), err).toBe(true);
+  expect(lutra(["run", path, "x", "--device", "reference"])).toMatchObject({ code: 0 });
 });
 
 describe("a prompt that", () => {
@@ -151,6 +172,7 @@ describe("a prompt that", () => {
 
   test("is empty is refused, as an argument and from stdin", () => {
     expect(lutra(["run", ""])).toEqual({ code: 1, out: "", err: empty });
+    expect(lutra(["run", ""], { env: { LUTRA_MODELS: folder } })).toEqual({ code: 1, out: "", err: empty });
     expect(lutra(["run", embeddedModel])).toEqual({ code: 1, out: "", err: empty });
     expect(lutra(["run", embeddedModel, "-"], { input: "\n" })).toEqual({ code: 1, out: "", err: empty });
   });

@@ -1,12 +1,13 @@
 // Commands, options and help: wrong usage ends with 2 and one line, right usage says what it promises.
 
-import { readFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
-import { embeddedModel } from "../oracle/oracle.ts";
+import type { Unavailable } from "../../src/backend.ts";
+import { embeddedModel, testWith } from "../oracle/oracle.ts";
 import { folder, lutra, place, root } from "./lutra.ts";
-import { tiny } from "./tiny-model.ts";
+import { tiny, withPairs } from "./tiny-model.ts";
 
 describe("wrong usage ends with exit code 2:", () => {
   const number = "a number from";
@@ -19,7 +20,19 @@ describe("wrong usage ends with exit code 2:", () => {
       'unknown option --temprature; did you mean "--temperature"? see lutra run --help',
     ],
     [["run", "x", "--xyzzy"], "unknown option --xyzzy; see lutra run --help"],
-    [["run", "-x"], "unknown option -x; see lutra run --help"],
+    [
+      ["run", "-x"],
+      'unknown option -x; a text that begins with - comes after --, as in lutra run -- "-x"; see lutra run --help',
+    ],
+    [
+      ["run", "-5 + 3 ="],
+      'unknown option -5; a text that begins with - comes after --, as in lutra run -- "-5 + 3 ="; see lutra run --help',
+    ],
+    [
+      ["run", "--to be"],
+      'unknown option --to be; a text that begins with - comes after --, as in lutra run -- "--to be"; see lutra run --help',
+    ],
+    [["doctor", "-x"], "unknown option -x; see lutra doctor --help"],
     [["run", "x", "--max-tokens", "0"], `--max-tokens: "0"; ${whole} 1 to 16777216 is needed`],
     [["run", "x", "--max-tokens", "1.5"], `--max-tokens: "1.5"; ${whole} 1 to 16777216 is needed`],
     [["run", "x", "--max-tokens", "0x10"], `--max-tokens: "0x10"; ${whole} 1 to 16777216 is needed`],
@@ -78,6 +91,31 @@ describe("help", () => {
   });
 });
 
+/** A device that takes no byte, as a disk that is full; the file descriptor. */
+function fullDevice(): { readonly fd: number } | Unavailable {
+  return existsSync("/dev/full") ? { fd: openSync("/dev/full", "w") } : { unavailable: "no /dev/full" };
+}
+
+testWith(fullDevice(), "output that cannot be written is an error, whatever the command", ({ fd }) => {
+  const err = "lutra: stdout: ENOSPC: no space left on device, write\n";
+  const text = place("some.txt", "Emma was not ".repeat(20));
+  for (const args of [
+    ["--help"],
+    ["run", "--help"],
+    ["inspect", embeddedModel],
+    ["inspect", embeddedModel, "--json"],
+    ["doctor"],
+    ["eval", "perplexity", embeddedModel, text, "--ctx", "16"],
+    ["run", "Emma", "--max-tokens", "1", "--json"],
+    ["run", "Emma", "--max-tokens", "300"],
+  ]) {
+    const ended = lutra(args, { stdio: ["ignore", fd, "pipe"] });
+    expect(ended.code, args.join(" ")).toBe(1);
+    expect(ended.err.endsWith(err), ended.err).toBe(true);
+  }
+  closeSync(fd);
+});
+
 test("--version is that of the package", () => {
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
   expect(lutra(["--version"])).toEqual({ code: 0, out: `${version}\n`, err: "" });
@@ -113,6 +151,32 @@ describe("inspect", () => {
     });
     expect(report.tensors).toHaveLength(11);
     expect(report.tensors[0]).toEqual({ name: "token_embd.weight", type: "F32", shape: [258, 32], bytes: 33_024 });
+  });
+
+  test("shows what a file says of itself escaped and cut, so that it cannot steer the terminal", () => {
+    const name = `\u001b]0;owned\u0007 \u009b31m ${"long ".repeat(100)}`;
+    const vocabulary = Array.from({ length: 258 }, (_, id) => `t${id}`);
+    const file = withPairs([
+      ["general.name", "string", name],
+      // A vocabulary of this kind has no pre-tokenizer, so that nobody checks this one.
+      ["tokenizer.ggml.model", "string", "llama"],
+      ["tokenizer.ggml.pre", "string", "\u001b[2J\n\u009b"],
+      ["tokenizer.ggml.tokens", "string", vocabulary],
+      ["tokenizer.ggml.scores", "f32", vocabulary.map((_, id) => -id)],
+      ["tokenizer.ggml.merges", null],
+    ]);
+    const path = place("steering.gguf", file);
+    const { code, out, err } = lutra(["inspect", path]);
+    expect([code, err]).toEqual([0, ""]);
+    const lines = out.split("\n");
+    const long = "long ".repeat(100);
+    const start = `\u001b]0;owned\u0007 \u009b31m `.length;
+    expect(lines[1]).toBe(`name             "\\u001b]0;owned\\u0007 \\u009b31m ${long.slice(0, 72 - start)}..."`);
+    expect(lines[8]).toBe('vocabulary       258 tokens, llama ("\\u001b[2J\\n\\u009b")');
+    const json = lutra(["inspect", path, "--json"]).out;
+    expect(JSON.parse(json).name).toBe(name);
+    // oxlint-disable-next-line no-control-regex -- it is about them
+    expect(json.trimEnd()).not.toMatch(/[\u0000-\u001f\u007f-\u009f]/);
   });
 
   test("finds a name in the folders of LUTRA_MODELS", () => {

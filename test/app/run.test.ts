@@ -1,7 +1,7 @@
 // lutra run as a person or a program calls it: text on stdout, the rest on stderr, seeds, stops, pipes and signals.
 
 import { spawnSync } from "node:child_process";
-import { cpSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
@@ -65,10 +65,37 @@ describe("output", () => {
       expect(phases).toContain(phase);
   });
 
-  test("says when the context is full", () => {
-    const { code, err } = lutra(["run", place("tiny.gguf", tiny), "th", "--seed", "1"]);
+  test("says when the context is full, and what would help", () => {
+    const args = ["run", place("tiny.gguf", tiny), "th", "--seed", "1", "--max-tokens", "100"];
+    const trained = lutra(args);
+    expect(trained.code).toBe(0);
+    expect(trained.err.split("\n")[1]).toBe(
+      "note: stopped because the context of 64 tokens is full; " +
+        "the model was trained on no more, so that a shorter prompt is what leaves room for text",
+    );
+    expect(lutra([...args, "--ctx", "32"]).err.split("\n")[1]).toBe(
+      "note: stopped because the context of 32 tokens is full; --ctx makes it larger",
+    );
+  });
+
+  test("is half the context long where nobody says how long, or 256 tokens", () => {
+    const file = place("tiny.gguf", tiny);
+    const args = ["run", file, "th", "--seed", "1"];
+    const { code, err } = lutra(args);
     expect(code).toBe(0);
-    expect(err.split("\n")[1]).toBe("note: stopped because the context of 64 tokens is full; --ctx makes it larger");
+    expect(err).toMatch(/^load .* tokens\/s \(32\), [^\n]*\n$/); // and no note
+    expect(lutra([...args, "--ctx", "1000"]).err).toMatch(/\nload .* tokens\/s \(256\), [^\n]*\n$/);
+  });
+
+  test("on one pipe for stdout and stderr begins the summary on a line of its own", () => {
+    const args = ["run", "Emma was not", "--max-tokens", "6", "--temperature", "0"];
+    const { text } = json(...args.slice(1));
+    expect(text).not.toMatch(/\n$/);
+    const result = spawnSync("sh", ["-c", '"$0" "$@" 2>&1', process.execPath, cli, ...args], { encoding: "utf8" });
+    const [shown, summary, ...rest] = result.stdout.split("\n");
+    expect(shown).toBe(text);
+    expect(summary).toMatch(/^load \d+ ms, /);
+    expect(rest).toEqual([""]);
   });
 
   test("warns of a context beyond the trained one", () => {
@@ -126,6 +153,12 @@ describe("the prompt", () => {
     ["on stdin, for - alone", ["run", "-", ...args], "Emma was not\r\n"],
   ])("may come %s", (_, command, input) => {
     expect(lutra(command, { input })).toMatchObject({ code: 0, out: expected });
+  });
+
+  test("may be a word that is the name of a folder", () => {
+    mkdirSync(join(folder, "Emma"));
+    const { text } = json("Emma", ...args);
+    expect(lutra(["run", "Emma", ...args], { cwd: folder })).toMatchObject({ code: 0, out: text });
   });
 
   test("is the embedded model's own where none comes", async () => {

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "vitest";
 
+import { modelFolders } from "../../src/app/models.ts";
 import type { Unavailable } from "../../src/backend.ts";
 
 const root: string = fileURLToPath(new URL("../../", import.meta.url));
@@ -104,13 +105,25 @@ export interface Models {
   readonly heldout: string;
 }
 
-/** Files that are too large for the repository: in the folder LUTRA_MODELS, or in shared/models beside the checkout. */
+/**
+ * The path of a file that is too large for the repository: in the first folder of LUTRA_MODELS that has it, or in
+ * shared/models beside the checkout where that names none.
+ */
+export function modelFile(name: string): { readonly path: string } | Unavailable {
+  const named = modelFolders();
+  const folders = named.length > 0 ? named : [join(root, "../shared/models")];
+  const path = folders.map((folder) => join(folder, name)).find((candidate) => existsSync(candidate));
+  return path === undefined
+    ? { unavailable: `no ${name} in ${folders.join(", ")}; LUTRA_MODELS names its folder` }
+    : { path };
+}
+
+/** Those of such files that tests read. */
 export function models(): Models | Unavailable {
-  const folder = process.env["LUTRA_MODELS"] ?? join(root, "../shared/models");
-  const smollm2 = join(folder, "smollm2-135m-instruct-q4_1.gguf");
-  const heldout = join(folder, "austen-heldout.txt");
-  const missing = [smollm2, heldout].find((path) => !existsSync(path));
-  return missing === undefined ? { smollm2, heldout } : { unavailable: `no ${missing}; LUTRA_MODELS names its folder` };
+  const smollm2 = modelFile("smollm2-135m-instruct-q4_1.gguf");
+  if ("unavailable" in smollm2) return smollm2;
+  const heldout = modelFile("austen-heldout.txt");
+  return "unavailable" in heldout ? heldout : { smollm2: smollm2.path, heldout: heldout.path };
 }
 
 /** The model that comes with the package. */

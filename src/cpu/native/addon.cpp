@@ -147,6 +147,9 @@ Reading readingOf(const Napi::Object& o) {
                 termOf(structure.Get("scale").ToObject()),
                 std::nullopt};
   if (!structure.Get("offset").IsNull()) affine.offset = termOf(structure.Get("offset").ToObject());
+  // Checked in src/cpu/layout.ts; what else comes here was built from other sources than this file.
+  if ((affine.bits != 2 && affine.bits != 4 && affine.bits != 8) || affine.groupSize == 0 || affine.blockSize == 0)
+    throw Napi::Error::New(o.Env(), "the native backend is of another version than the program; run `npm run build`");
   return {FloatFormat::F32, std::move(affine)};
 }
 
