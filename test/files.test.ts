@@ -129,7 +129,7 @@ describe("a new file", () => {
     expect(refusal(join(own, "none/out"))).toBe(`${own}/none/out: there is no folder ${own}/none; make it first`);
     expect(refusal(join(input, "out"))).toMatch(/^\S+in\/out: there is no folder \S+in; make it first$/);
     expect(refusal(join(own, "out"), 2 ** 60)).toMatch(
-      /^\S+\/out: 1152921504606846976 bytes are needed, and its disk has \d+ left$/,
+      /^\S+\/out: 1152921504606847000 bytes are needed, and its disk has \d+ left$/,
     );
     expect(refusal("/proc/out")).toMatch(/^\/proc\/out: .+$/);
     expect(readdirSync(own).toSorted()).toEqual(["alias", "in"]);

@@ -3,6 +3,7 @@
 import process from "node:process";
 
 import type { WeightTensor } from "../backend.ts";
+import { memoryBytes } from "../cpu/layout.ts";
 import { DEFAULT_CONTEXT, load, type Model } from "../load.ts";
 import { quoted } from "../model/metadata.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
@@ -36,7 +37,10 @@ interface Report {
   readonly architecture: string;
   readonly name: string | null;
   readonly parameters: number;
+  /** In the file. */
   readonly weight_bytes: number;
+  /** In the memory of the CPU backend. */
+  readonly memory_weight_bytes: number;
   readonly bits_per_weight: number;
   /** Over the tensors with two dimensions only. */
   readonly bits_per_matrix_weight: number;
@@ -106,6 +110,7 @@ function reportOf(model: Model): Report {
     name: config.name,
     parameters,
     weight_bytes: weightBytes,
+    memory_weight_bytes: memoryBytes(tensors),
     bits_per_weight: (8 * weightBytes) / parameters,
     bits_per_matrix_weight: (8 * sum(matrices, (tensor) => tensor.byteLength)) / sum(matrices, count),
     layers: config.blocks,
@@ -156,7 +161,7 @@ function describe(report: Report): string {
     ["trained context", `${trained} tokens`],
     ["vocabulary", `${report.vocabulary} tokens, ${report.tokenizer} (${preTokenizer(report)})`],
     ["chat template", report.chat_template ? "yes" : "no"],
-    ["memory: weights", bytes(report.weight_bytes)],
+    ["memory: weights", bytes(report.memory_weight_bytes)],
     ["memory: cache", usual === trained ? cache : `${cache}, ${bytes(report.cache_bytes_trained)} for ${trained}`],
   ];
   const types = report.types.map(({ type, tensors, parameters, bytes: size }) => [

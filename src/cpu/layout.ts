@@ -2,7 +2,14 @@
 // native/weights.h carries out. A type comes here as its derived structure, never by name.
 
 import { UnsupportedOp, type WeightTensor } from "../backend.ts";
-import type { AffineStructure, FloatStructure, GroupTerm, Structure } from "../ladder/layout.ts";
+import {
+  type AffineStructure,
+  type FloatStructure,
+  type GroupTerm,
+  type Structure,
+  structureOf,
+} from "../ladder/layout.ts";
+import type { Type } from "../ladder/type.ts";
 
 /** Activations are quantised in groups of this many values, so that k and the groups must be multiples of it. */
 const ACTIVATION_GROUP = 16;
@@ -87,4 +94,25 @@ function isHalf({ constant, fields, codes }: GroupTerm): boolean {
 function isTwoLevel({ constant, fields, codes }: GroupTerm): boolean {
   if (Math.abs(constant) !== 1 || fields.length !== 1 || fields[0]?.format !== "f16" || codes === null) return false;
   return codes.bias >= 0 && codes.bias <= 128 && 2 ** codes.bits - 1 - codes.bias <= 127;
+}
+
+/** Bytes that the CPU backend holds for these tensors; the file's own for those that no kernel takes. */
+export function memoryBytes(tensors: Iterable<WeightTensor>): number {
+  const structures = new Map<Type, Structure>();
+  let total = 0;
+  for (const tensor of tensors) {
+    const { type, shape } = tensor;
+    if (!structures.has(type)) structures.set(type, structureOf(type));
+    const structure = structures.get(type) as Structure;
+    const [n = 0, k = 0] = shape;
+    try {
+      const isMatrix = shape.length === 2;
+      const stored = usableStructure(tensor, structure, isMatrix ? "matrix" : "vector");
+      total += isMatrix ? matrixBytes(stored, n, k) : vectorBytes(n);
+    } catch (error) {
+      if (!(error instanceof UnsupportedOp)) throw error;
+      total += tensor.byteLength;
+    }
+  }
+  return total;
 }

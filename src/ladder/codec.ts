@@ -1,11 +1,20 @@
 // Bytes to numbers, whole runs of blocks at a time: exact.ts, fast. Three ways, the first that is right for the type:
-// loops over its derived Structure, its value expression in doubles, the exact evaluator rounded to a double.
-// Not here: which bits make which code (layout.ts), what they mean (exact.ts).
+// loops over its derived structure, its value expression in doubles, the exact evaluator rounded to a double.
+// Not here: which bits make which code (layout.ts), what they mean (exact.ts), when doubles are exact (range.ts).
 
 import { exactNumber, exactValue, toNumber } from "./exact.ts";
-import { bitsAt, elementBits, indexAt } from "./expr.ts";
-import { type AffineStructure, type Codes, type FloatField, type GroupTerm, type Run, structureOf } from "./layout.ts";
-import type { FloatElement, Type, Value } from "./type.ts";
+import { conditionAt, elementBits, firstBit, indexAt, indexOver, readsData } from "./expr.ts";
+import {
+  type Codes,
+  type FloatField,
+  type MappedCodes,
+  type MappedStructure,
+  mappedStructureOf,
+  type MappedTerm,
+  type Run,
+} from "./layout.ts";
+import { numbersOf, operandsAreExact, roundsOnce } from "./range.ts";
+import type { Bits, Condition, Element, Index, Type, Value } from "./type.ts";
 
 /**
  * Decodes consecutive blocks. out[b * blockSize + i] is the value of element i of block b, equal to
@@ -34,104 +43,22 @@ type Decoder = (bytes: Uint8Array, blocks: number, out: Float64Array) => void;
 const decoders = new WeakMap<Type, Decoder>();
 
 function decoderOf(type: Type): Decoder {
-  const structure = structureOf(type);
+  const structure = mappedStructureOf(type);
   if (structure.kind === "float") return floatDecoder(structure.format);
-  if (structure.kind === "affine" && roundsOnce(structure) && isFaithful(type.value)) {
-    return affineDecoder(type, structure);
+  if (structure.kind === "affine" || structure.kind === "mapped") {
+    const mapped = asMapped(structure);
+    if (roundsOnce(mapped) && isFaithful(type.value)) return groupDecoder(type, mapped);
   }
   return operandsAreExact(type.value) ? expressionDecoder(type) : exactDecoder(type);
 }
 
-// --- which way is right ---------------------------------------------------------------------------------------------
-
-/** Numbers that are doubles: multiples of 2^low of size below 2^high, with at most `bits` significant bits. */
-interface Range {
-  readonly low: number;
-  readonly high: number;
-  readonly bits: number;
-}
-
-/**
- * Whether an expression in doubles rounds at its last operation at most: then it gives the double nearest to the exact
- * value, whatever the bytes.
- */
-function operandsAreExact(value: Value): boolean {
-  if (value.kind === "negate") return operandsAreExact(value.operand);
-  if (value.kind !== "binary") return rangeOf(value) !== null;
-  return rangeOf(value.left) !== null && rangeOf(value.right) !== null;
-}
-
-/** The same for scale * (code - zero), or for that plus offset. */
-function roundsOnce({ codes, zero, scale, offset }: AffineStructure): boolean {
-  const steps = plus(unsignedRange(codes.bits), numberRange(zero));
-  const factor = termRange(scale);
-  if (offset === null) return steps !== null && factor !== null;
-  return times(factor, steps) !== null && termRange(offset) !== null;
-}
-
-const FIELD_RANGES: Readonly<Record<FloatField["format"], Range>> = {
-  f16: { low: -24, high: 16, bits: 11 },
-  bf16: { low: -133, high: 128, bits: 8 },
-  f32: { low: -149, high: 128, bits: 24 },
-};
-
-/** The range of a term multiplied out from left to right, as termReader does. */
-function termRange({ constant, fields, codes }: GroupTerm): Range | null {
-  let range = numberRange(constant);
-  for (const { format } of fields) range = times(range, FIELD_RANGES[format]);
-  return codes === null ? range : times(range, plus(unsignedRange(codes.bits), numberRange(codes.bias)));
-}
-
-function unsignedRange(bits: number): Range | null {
-  return exactRange({ low: 0, high: bits, bits });
-}
-
-/** The range of one double. */
-function numberRange(x: number): Range | null {
-  let low = 0;
-  let whole = Math.abs(x);
-  for (; !Number.isInteger(whole); low--) whole *= 2;
-  const bits = whole.toString(2).length;
-  return exactRange({ low, high: low + bits, bits });
-}
-
-function times(a: Range | null, b: Range | null): Range | null {
-  if (a === null || b === null) return null;
-  return exactRange({ low: a.low + b.low, high: a.high + b.high, bits: a.bits + b.bits });
-}
-
-function plus(a: Range | null, b: Range | null): Range | null {
-  if (a === null || b === null) return null;
-  const low = Math.min(a.low, b.low);
-  const high = Math.max(a.high, b.high) + 1;
-  return exactRange({ low, high, bits: high - low });
-}
-
-/** The range of a value whose evaluation in doubles never rounds, whatever the bytes; null where it may. */
-function rangeOf(value: Value): Range | null {
-  if (value.kind === "negate") return rangeOf(value.operand);
-  if (value.kind === "constant") {
-    const bits = value.significand.toString(2).length;
-    return exactRange({ low: value.exponent, high: value.exponent + bits, bits });
-  }
-  if (value.kind === "code") return unsignedRange(value.code.bits.width);
-  if (value.kind === "element") {
-    const { element } = value.field;
-    if (element.kind === "int") {
-      const bits = Math.max(element.zero, 2 ** element.bits - 1 - element.zero).toString(2).length;
-      return exactRange({ low: 0, high: bits, bits });
-    }
-    const { exponent, mantissa, bias, special } = element;
-    const top = 2 ** exponent - (special === "ieee" ? 2 : 1);
-    return exactRange({ low: 1 - bias - mantissa, high: Math.max(top, 1) - bias + 1, bits: mantissa + 1 });
-  }
-  const combine = value.operator === "*" ? times : plus;
-  return combine(rangeOf(value.left), rangeOf(value.right));
-}
-
-function exactRange(range: Range): Range | null {
-  const bits = Math.min(range.bits, range.high - range.low);
-  return bits <= 53 && range.low >= -1074 && range.high <= 1024 ? { ...range, bits } : null;
+/** An affine structure is a mapped one without tables. */
+function asMapped(structure: ReturnType<typeof mappedStructureOf> & { kind: "affine" | "mapped" }): MappedStructure {
+  if (structure.kind === "mapped") return structure;
+  const { codes, scale, offset } = structure;
+  const unmapped = (term: typeof scale): MappedTerm => ({ ...term, codes: term.codes && { ...term.codes, map: null } });
+  const shift = offset && unmapped(offset);
+  return { ...structure, kind: "mapped", codes: { ...codes, map: null }, scale: unmapped(scale), offset: shift };
 }
 
 /**
@@ -157,7 +84,7 @@ function floatFactors(value: Value): string | null {
   if (value.kind === "constant") return value.significand === 0n ? null : "";
   if (value.kind === "negate") return floatFactors(value.operand);
   if (value.kind === "element") return String(elementBits(value.field, indexAt(value.index, 0))[0]);
-  if (value.kind === "code" || value.operator !== "*") return null;
+  if (value.kind !== "binary" || value.operator !== "*") return null;
   const left = floatFactors(value.left);
   const right = floatFactors(value.right);
   if (left === null || right === null) return null;
@@ -165,10 +92,10 @@ function floatFactors(value: Value): string | null {
   return places.toSorted((a, b) => Number(a) - Number(b)).join(" ");
 }
 
-/** A code or integer element, plus or minus constants. */
+/** A code, or an element that the structure has as a code, plus or minus constants. */
 function isIntegerFactor(value: Value): boolean {
-  if (value.kind === "code") return true;
-  if (value.kind === "element") return value.field.element.kind === "int";
+  if (value.kind === "code" || value.kind === "apply") return true;
+  if (value.kind === "element") return value.field.element.kind !== "float" || value.field.element.bits <= 8;
   if (value.kind !== "binary" || value.operator === "*") return false;
   if (value.right.kind === "constant") return isIntegerFactor(value.left);
   return value.operator === "+" && value.left.kind === "constant" && isIntegerFactor(value.right);
@@ -207,19 +134,19 @@ function floatDecoder(format: FloatField["format"]): Decoder {
   };
 }
 
-function affineDecoder(type: Type, { codes, groupSize, zero, scale, offset }: AffineStructure): Decoder {
+function groupDecoder(type: Type, { codes, groupSize, zero, scale, offset }: MappedStructure): Decoder {
   const { blockSize, blockBytes } = type;
   const groups = blockSize / groupSize;
-  const code = new Uint16Array(blockSize);
+  const raw = new Uint16Array(blockSize);
   const scales = new Float64Array(groups);
   const offsets = new Float64Array(groups);
   const readScales = termReader(scale, groups);
   const readOffsets = offset === null ? null : termReader(offset, groups);
-  const { flip } = codes;
+  const steps = stepsOf(codes, zero);
   return (bytes, blocks, out) => {
     for (let b = 0; b < blocks; b++) {
       const base = b * blockBytes;
-      gather(codes, bytes, base, code);
+      gather(codes, bytes, base, raw);
       readScales(bytes, base, scales);
       readOffsets?.(bytes, base, offsets);
       for (let g = 0; g < groups; g++) {
@@ -228,18 +155,23 @@ function affineDecoder(type: Type, { codes, groupSize, zero, scale, offset }: Af
         const s = scales[g]!;
         if (readOffsets === null) {
           // No addition here: adding a zero would turn -0 into 0.
-          for (let i = 0; i < groupSize; i++) out[to + i] = s * ((code[from + i]! ^ flip) - zero);
+          for (let i = 0; i < groupSize; i++) out[to + i] = s * steps[raw[from + i]!]!;
         } else {
           const o = offsets[g]!;
-          for (let i = 0; i < groupSize; i++) out[to + i] = s * ((code[from + i]! ^ flip) - zero) + o;
+          for (let i = 0; i < groupSize; i++) out[to + i] = s * steps[raw[from + i]!]! + o;
         }
       }
     }
   };
 }
 
+/** What each code as it is stored counts: (code xor flip), or its entry in the map, less the zero. */
+function stepsOf({ bits, flip, map }: MappedCodes, zero: number): Float64Array {
+  return Float64Array.from({ length: 2 ** bits }, (_, raw) => (map === null ? raw ^ flip : map[raw ^ flip]!) - zero);
+}
+
 /** Fills one number for each group of the block at `base`. */
-function termReader(term: GroupTerm, groups: number): (bytes: Uint8Array, base: number, into: Float64Array) => void {
+function termReader(term: MappedTerm, groups: number): (bytes: Uint8Array, base: number, into: Float64Array) => void {
   const { constant, fields, codes } = term;
   const common = (bytes: Uint8Array, base: number): number => {
     let product = constant;
@@ -247,12 +179,12 @@ function termReader(term: GroupTerm, groups: number): (bytes: Uint8Array, base: 
     return product;
   };
   if (codes === null) return (bytes, base, into) => into.fill(common(bytes, base));
-  const { flip, bias } = codes;
-  const code = new Uint16Array(groups);
+  const steps = stepsOf(codes, codes.bias);
+  const raw = new Uint16Array(groups);
   return (bytes, base, into) => {
     const factor = common(bytes, base);
-    gather(codes, bytes, base, code);
-    for (let g = 0; g < groups; g++) into[g] = factor * ((code[g]! ^ flip) - bias);
+    gather(codes, bytes, base, raw);
+    for (let g = 0; g < groups; g++) into[g] = factor * steps[raw[g]!]!;
   };
 }
 
@@ -283,11 +215,15 @@ function gatherRun(run: Run, bytes: Uint8Array, base: number, into: Uint16Array)
 
 // --- by expression, and by definition -------------------------------------------------------------------------------
 
-type Evaluate = (bytes: Uint8Array, base: number, i: number) => number;
+/** A number out of the block at `base`, for its element i. */
+type Read = (bytes: Uint8Array, base: number, i: number) => number;
+
+/** Blocks whose places are worked out ahead; larger ones are bound tensors, whose places are worked out as they come. */
+const MAX_LISTED = 65_536;
 
 function expressionDecoder(type: Type): Decoder {
   const { blockSize, blockBytes } = type;
-  const evaluate = compile(type.value, blockSize);
+  const evaluate = compileValue(type.value, blockSize);
   return (bytes, blocks, out) => {
     for (let b = 0; b < blocks; b++) {
       for (let i = 0; i < blockSize; i++) out[b * blockSize + i] = evaluate(bytes, b * blockBytes, i);
@@ -296,56 +232,150 @@ function expressionDecoder(type: Type): Decoder {
 }
 
 /** The value in doubles, operation by operation as declared; operandsAreExact has shown that this is right. */
-function compile(value: Value, blockSize: number): Evaluate {
-  const each = <T>(at: (i: number) => T): readonly T[] => Array.from({ length: blockSize }, (_, i) => at(i));
-  if (value.kind === "constant") {
-    const constant = toNumber(exactNumber(value.significand, value.exponent));
-    return () => constant;
+function compileValue(value: Value, size: number): Read {
+  switch (value.kind) {
+    case "constant": {
+      const constant = toNumber(exactNumber(value.significand, value.exponent));
+      return () => constant;
+    }
+    case "code":
+      return compileBits({ kind: "code", code: value.code, index: value.index, width: value.code.bits.width }, size);
+    case "element": {
+      const { field, index } = value;
+      const { element } = field;
+      const raw = compileSlice(field, index, { kind: "constant", value: 0 }, element.bits, size);
+      return compileElement(element, raw, null);
+    }
+    case "apply": {
+      const lane = value.element.kind === "table" && value.element.lanes > 1 ? compileIndex(value.lane, size) : null;
+      return compileElement(value.element, compileBits(value.bits, size), lane);
+    }
+    case "negate": {
+      const operand = compileValue(value.operand, size);
+      return (bytes, base, i) => -operand(bytes, base, i);
+    }
+    case "choose": {
+      const [yes, no] = [compileValue(value.yes, size), compileValue(value.no, size)];
+      const holds = compileCondition(value.condition, size);
+      return (bytes, base, i) => (holds(bytes, base, i) ? yes : no)(bytes, base, i);
+    }
+    case "round":
+      throw new Error("a value is exact; round stands in a reference only");
+    case "binary": {
+      const left = compileValue(value.left, size);
+      const right = compileValue(value.right, size);
+      if (value.operator === "*") return (bytes, base, i) => left(bytes, base, i) * right(bytes, base, i);
+      if (value.operator === "+") return (bytes, base, i) => left(bytes, base, i) + right(bytes, base, i);
+      return (bytes, base, i) => left(bytes, base, i) - right(bytes, base, i);
+    }
   }
-  if (value.kind === "code") {
-    const places = each((i) => bitsAt(value.code.bits, indexAt(value.index, i)));
-    return (bytes, base, i) => unsigned(places[i]!, 0, places[i]!.length, bytes, base);
-  }
-  if (value.kind === "element") {
-    const places = each((i) => elementBits(value.field, indexAt(value.index, i)));
-    const { element } = value.field;
-    if (element.kind === "float") return (bytes, base, i) => floatNumber(element, places[i]!, bytes, base);
-    const { bits, flip, zero } = element;
+}
+
+/** What an element makes of its code, by the list of its values where it is small. */
+function compileElement(element: Element, raw: Read, lane: Read | null): Read {
+  if (element.kind === "int") {
+    const { flip, zero } = element;
+    if (flip === 0) return (bytes, base, i) => raw(bytes, base, i) - zero;
+    // The flip is the top bit; added or taken away, since xor ends at 31 bits.
     return (bytes, base, i) => {
-      const raw = unsigned(places[i]!, 0, bits, bytes, base);
-      // The flip is 0 or the top bit; added or taken away, since xor ends at 31 bits.
-      return (flip === 0 ? raw : raw < flip ? raw + flip : raw - flip) - zero;
+      const code = raw(bytes, base, i);
+      return (code < flip ? code + flip : code - flip) - zero;
     };
   }
-  if (value.kind === "negate") {
-    const operand = compile(value.operand, blockSize);
-    return (bytes, base, i) => -operand(bytes, base, i);
-  }
-  const left = compile(value.left, blockSize);
-  const right = compile(value.right, blockSize);
-  if (value.operator === "*") return (bytes, base, i) => left(bytes, base, i) * right(bytes, base, i);
-  if (value.operator === "+") return (bytes, base, i) => left(bytes, base, i) + right(bytes, base, i);
-  return (bytes, base, i) => left(bytes, base, i) - right(bytes, base, i);
+  if (element.bits > 16) return compileFloat(element, raw);
+  const numbers = numbersOf(element);
+  if (lane === null) return (bytes, base, i) => numbers[raw(bytes, base, i)]!;
+  const lanes = element.kind === "table" ? element.lanes : 1;
+  return (bytes, base, i) => numbers[raw(bytes, base, i) * lanes + lane(bytes, base, i)]!;
 }
 
-/** The bits at places[from, to) as an unsigned number below 2^53. */
-function unsigned(places: readonly number[], from: number, to: number, bytes: Uint8Array, base: number): number {
-  let raw = 0;
-  for (let k = to - 1; k >= from; k--) raw = raw * 2 + ((bytes[base + (places[k]! >> 3)]! >> (places[k]! & 7)) & 1);
-  return raw;
-}
-
-function floatNumber(element: FloatElement, places: readonly number[], bytes: Uint8Array, base: number): number {
+/** A float too wide to list; only floats are. */
+function compileFloat(element: Element, raw: Read): Read {
+  if (element.kind !== "float")
+    throw new Error(`${element.name} has ${element.bits} bits, and only floats go beyond 16`);
   const { exponent, mantissa, bias, special } = element;
-  const fraction = unsigned(places, 0, mantissa, bytes, base);
-  const power = unsigned(places, mantissa, mantissa + exponent, bytes, base);
-  const sign = unsigned(places, mantissa + exponent, element.bits, bytes, base) === 1 ? -1 : 1;
-  const top = power === 2 ** exponent - 1;
-  if (special === "ieee" && top) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
-  if (special === "fn" && top && fraction === 2 ** mantissa - 1) return Number.NaN;
-  if (special === "fnuz" && sign === -1 && power === 0 && fraction === 0) return Number.NaN;
-  const significand = power === 0 ? fraction : fraction + 2 ** mantissa;
-  return sign * significand * 2 ** (Math.max(power, 1) - bias - mantissa);
+  const [one, top] = [2 ** mantissa, 2 ** exponent - 1];
+  return (bytes, base, i) => {
+    const code = raw(bytes, base, i);
+    const fraction = code % one;
+    const rest = Math.floor(code / one);
+    const power = rest % (top + 1);
+    const sign = rest > top ? -1 : 1;
+    if (special === "ieee" && power === top) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
+    if (special === "fn" && power === top && fraction === one - 1) return Number.NaN;
+    if (special === "fnuz" && sign === -1 && power === 0 && fraction === 0) return Number.NaN;
+    return sign * (power === 0 ? fraction : fraction + one) * 2 ** (Math.max(power, 1) - bias - mantissa);
+  };
+}
+
+function compileBits(bits: Bits, size: number): Read {
+  switch (bits.kind) {
+    case "slice":
+      return compileSlice(bits.field, bits.element, bits.low, bits.width, size);
+    case "concat": {
+      const [high, low] = [compileBits(bits.high, size), compileBits(bits.low, size)];
+      const up = 2 ** bits.low.width;
+      return (bytes, base, i) => high(bytes, base, i) * up + low(bytes, base, i);
+    }
+    case "choose": {
+      const [yes, no] = [compileBits(bits.yes, size), compileBits(bits.no, size)];
+      const holds = compileCondition(bits.condition, size);
+      return (bytes, base, i) => (holds(bytes, base, i) ? yes : no)(bytes, base, i);
+    }
+    case "code": {
+      const of = compileBits(bits.code.bits, bits.code.count);
+      if (bits.index.kind === "variable") return of;
+      const index = compileIndex(bits.index, size);
+      return (bytes, base, i) => of(bytes, base, index(bytes, base, i));
+    }
+  }
+}
+
+function compileCondition(condition: Condition, size: number): (bytes: Uint8Array, base: number, i: number) => boolean {
+  if (readsData(condition.left) || readsData(condition.right))
+    return (bytes, base, i) => conditionAt(condition, i, bytes.subarray(base));
+  if (size > MAX_LISTED) return (_bytes, _base, i) => conditionAt(condition, i);
+  const holds = Uint8Array.from({ length: size }, (_, i) => Number(conditionAt(condition, i)));
+  return (_bytes, _base, i) => holds[i] === 1;
+}
+
+function compileSlice(field: Type["fields"][number], element: Index, low: Index, width: number, size: number): Read {
+  const [at, shift] = [compileIndex(element, size), compileIndex(low, size)];
+  if (readsData(element) || size > MAX_LISTED) {
+    // Not every place has been checked before: firstBit does.
+    return (bytes, base, i) =>
+      unsigned(bytes, base, firstBit(field, at(bytes, base, i)) + shift(bytes, base, i), width);
+  }
+  const domain = Array.from({ length: size }, (_, i) => i);
+  const entries = indexOver(element, domain).slice(0, size);
+  const lows = indexOver(low, domain);
+  // An entry outside lies in the arm of a condition that is not taken, or where a bound tensor was not checked.
+  const start = entries.map((entry, i) =>
+    entry >= 0 && entry < field.count ? field.bit + entry * field.element.bits + lows[i]! : Number.NaN,
+  );
+  return (bytes, base, i) => {
+    const first = start[i]!;
+    return unsigned(bytes, base, Number.isNaN(first) ? firstBit(field, at(bytes, base, i)) : first, width);
+  };
+}
+
+function compileIndex(index: Index, size: number): Read {
+  if (index.kind === "constant") return () => index.value;
+  if (index.kind === "variable") return (_bytes, _base, i) => i;
+  if (readsData(index)) return (bytes, base, i) => indexAt(index, i, bytes.subarray(base));
+  if (size > MAX_LISTED) return (_bytes, _base, i) => indexAt(index, i);
+  const domain = Array.from({ length: size }, (_, i) => i);
+  const listed = indexOver(index, domain).slice(0, size);
+  return (_bytes, _base, i) => listed[i]!;
+}
+
+/** `width` bits from bit `start` of the block at `base`, as a number below 2^53. */
+function unsigned(bytes: Uint8Array, base: number, start: number, width: number): number {
+  let at = base + Math.floor(start / 8);
+  let have = 8 - (start % 8);
+  let raw = bytes[at]! >> (8 - have);
+  for (; have < width; have += 8) raw += bytes[++at]! * 2 ** have;
+  return raw % 2 ** width;
 }
 
 function exactDecoder(type: Type): Decoder {

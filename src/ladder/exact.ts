@@ -1,9 +1,10 @@
-// What the bytes of a block mean: the value of each element as an exact binary number. Slow, and the definition:
-// codec.ts and layout.ts are fast or symbolic views that must agree with it.
+// Exact binary numbers; the number that each code of an element stands for; what the bytes of a block mean. Slow, and the
+// definition: codec.ts and layout.ts are fast or symbolic views that must agree with it.
 // Signed zeros, infinities and NaN follow IEEE 754 for exact operations rounded to nearest.
+// Not here: the way back from numbers to codes (encode.ts), references (rounded.ts).
 
-import { bitsAt, elementBits, indexAt } from "./expr.ts";
-import type { Element, FloatElement, Type, Value } from "./type.ts";
+import { bitOf, bitsAt, conditionAt, elementBits, indexAt } from "./expr.ts";
+import type { Element, FloatElement, PositElement, Type, Value } from "./type.ts";
 
 /** (-1)^negative * significand * 2^exponent, or infinity, or NaN. The significand is odd, or 0 with exponent 0. */
 export type Exact =
@@ -23,13 +24,56 @@ export type Exact =
  * @throws RangeError where the block is too short or `i` is out of range
  */
 export function exactValue(type: Type, block: Uint8Array, i: number): Exact {
+  checkPlace(type, block, i);
+  return evaluate(type.value, block, i, refuseToRound);
+}
+
+function refuseToRound({ name }: Element): Exact {
+  throw new Error(`a value is exact, and this one rounds to ${name}`);
+}
+
+/**
+ * That a block and an index are those of a type.
+ * @throws RangeError as exactValue
+ */
+export function checkPlace(type: Type, block: Uint8Array, i: number): void {
   if (block.length < type.blockBytes) {
     throw new RangeError(`a block of ${type.name} has ${type.blockBytes} bytes, and ${block.length} were given`);
   }
   if (!(Number.isInteger(i) && i >= 0 && i < type.blockSize)) {
     throw new RangeError(`a block of ${type.name} has values 0 to ${type.blockSize - 1}, and ${i} was asked for`);
   }
-  return evaluate(type.value, block, i);
+}
+
+/**
+ * The value that an element gives to one of its codes.
+ * @param raw the code, in [0, 2^bits)
+ * @param lane of a table of tuples; 0 for all other elements
+ */
+export function elementValue(element: Element, raw: bigint, lane: number): Exact {
+  switch (element.kind) {
+    case "int":
+      return exactNumber((raw ^ BigInt(element.flip)) - BigInt(element.zero));
+    case "float":
+      return floatValue(element, raw);
+    case "exponent":
+      return Number(raw) === element.nan ? { kind: "nan" } : exactNumber(1n, Number(raw) - element.bias);
+    case "posit":
+      return positValue(element, raw);
+    case "table":
+      return fromNumber(element.values[Number(raw) * element.lanes + lane]!);
+  }
+}
+
+/** A double, exactly. */
+export function fromNumber(x: number): Exact {
+  if (Number.isNaN(x)) return { kind: "nan" };
+  const negative = x < 0 || Object.is(x, -0);
+  if (!Number.isFinite(x)) return { kind: "infinite", negative };
+  let whole = Math.abs(x);
+  let exponent = 0;
+  for (; !Number.isInteger(whole); exponent--) whole *= 2;
+  return finite(negative, BigInt(whole), exponent);
 }
 
 /** significand * 2^exponent; the sign of a zero is plus. */
@@ -100,41 +144,73 @@ function isZero(a: Exact): boolean {
   return a.kind === "finite" && a.significand === 0n;
 }
 
-function evaluate(value: Value, block: Uint8Array, i: number): Exact {
-  if (value.kind === "constant") return exactNumber(value.significand, value.exponent);
-  if (value.kind === "code") return exactNumber(gather(bitsAt(value.code.bits, indexAt(value.index, i)), block));
-  if (value.kind === "element") {
-    const positions = elementBits(value.field, indexAt(value.index, i));
-    return elementValue(value.field.element, gather(positions, block));
+/** What a number is rounded to where an expression says so. */
+export type Round = (element: Element, x: Exact) => Exact;
+
+/** The value of an expression at `i`, its indices known to be in range; `round` is asked in references only. */
+export function evaluate(value: Value, block: Uint8Array, i: number, round: Round): Exact {
+  switch (value.kind) {
+    case "constant":
+      return exactNumber(value.significand, value.exponent);
+    case "code":
+      return exactNumber(gather(bitsAt(value.code.bits, indexAt(value.index, i, block), block), block));
+    case "element": {
+      const positions = elementBits(value.field, indexAt(value.index, i, block));
+      return elementValue(value.field.element, gather(positions, block), 0);
+    }
+    case "apply": {
+      const raw = gather(bitsAt(value.bits, i, block), block);
+      return elementValue(value.element, raw, indexAt(value.lane, i, block));
+    }
+    case "choose":
+      return evaluate(conditionAt(value.condition, i, block) ? value.yes : value.no, block, i, round);
+    case "negate":
+      return negate(evaluate(value.operand, block, i, round));
+    case "round":
+      return round(value.element, evaluate(value.operand, block, i, round));
+    case "binary": {
+      const left = evaluate(value.left, block, i, round);
+      const right = evaluate(value.right, block, i, round);
+      if (value.operator === "*") return multiply(left, right);
+      return add(left, value.operator === "+" ? right : negate(right));
+    }
   }
-  if (value.kind === "negate") return negate(evaluate(value.operand, block, i));
-  const left = evaluate(value.left, block, i);
-  const right = evaluate(value.right, block, i);
-  if (value.operator === "*") return multiply(left, right);
-  return add(left, value.operator === "+" ? right : negate(right));
 }
 
 function gather(positions: readonly number[], block: Uint8Array): bigint {
   let raw = 0n;
-  for (const [k, position] of positions.entries()) {
-    raw |= BigInt((block[position >> 3]! >> (position & 7)) & 1) << BigInt(k);
-  }
+  for (const [k, position] of positions.entries()) raw |= BigInt(bitOf(block, position)) << BigInt(k);
   return raw;
 }
 
-function elementValue(element: Element, raw: bigint): Exact {
-  if (element.kind === "int") return exactNumber((raw ^ BigInt(element.flip)) - BigInt(element.zero));
-  return floatValue(element, raw);
-}
-
-function floatValue({ exponent, mantissa, bias, special }: FloatElement, raw: bigint): Exact {
+function floatValue(element: FloatElement, raw: bigint): Exact {
+  const { exponent, mantissa, bias, special, sign, subnormals } = element;
   const fraction = raw & ((1n << BigInt(mantissa)) - 1n);
   const power = Number((raw >> BigInt(mantissa)) & ((1n << BigInt(exponent)) - 1n));
-  const negative = raw >> BigInt(exponent + mantissa) === 1n;
+  const negative = sign === "yes" && raw >> BigInt(exponent + mantissa) === 1n;
   const top = power === 2 ** exponent - 1;
   if (special === "ieee" && top) return fraction === 0n ? { kind: "infinite", negative } : { kind: "nan" };
   if (special === "fn" && top && fraction === (1n << BigInt(mantissa)) - 1n) return { kind: "nan" };
   if (special === "fnuz" && negative && power === 0 && fraction === 0n) return { kind: "nan" };
-  const significand = power === 0 ? fraction : fraction | (1n << BigInt(mantissa));
-  return finite(negative, significand, Math.max(power, 1) - bias - mantissa);
+  if (power === 0 && subnormals === "zero") return finite(negative, 0n, 0);
+  const isSubnormal = power === 0 && subnormals === "yes";
+  const significand = isSubnormal ? fraction : fraction | (1n << BigInt(mantissa));
+  return finite(negative, significand, Math.max(power, subnormals === "normal" ? 0 : 1) - bias - mantissa);
+}
+
+/** Posit standard 2022, with any es: (1 + fraction) * 2^(2^es * regime + exponent); bits cut off count as 0. */
+function positValue({ bits, es }: PositElement, raw: bigint): Exact {
+  const code = Number(raw);
+  const half = 2 ** (bits - 1);
+  if (code === 0) return exactNumber(0n);
+  if (code === half) return { kind: "nan" };
+  const negative = code > half;
+  // Behind the sign: a run of equal bits and the bit that ends it, then es bits, then the fraction.
+  const body = (negative ? 2 * half - code : code).toString(2).padStart(bits - 1, "0");
+  const run = body.match(/^(?:1+|0+)/)![0].length;
+  const regime = body[0] === "1" ? run - 1 : -run;
+  const rest = body.slice(run + 1);
+  const exponent = Number.parseInt(`0${rest.slice(0, es).padEnd(es, "0")}`, 2);
+  const fraction = rest.slice(es);
+  return finite(negative, BigInt(`0b1${fraction}`), regime * 2 ** es + exponent - fraction.length);
 }

@@ -1,143 +1,20 @@
 // The syntax of .ladder files: text to FileAst, with recovery, so that one run reports the errors of every line.
-// Not here: what names mean and whether sizes and indices fit (resolve.ts).
+// Not here: the words (token.ts), expressions (expression.ts), what names mean and whether sizes fit (resolve.ts).
 // The parser generator is Chevrotain (LL(1) here; rules as class fields, the AST built in the rules).
 
-import type * as Chevrotain from "chevrotain";
 import type * as Ast from "./ast.ts";
 import type { Diagnostic } from "./diagnostic.ts";
+import { ExpressionParser, MAX_ERRORS, TooLarge } from "./expression.ts";
+import { chevrotain, type IToken, OPENERS, T, TOKENS } from "./token.ts";
 
-// The package's entry loads some 500 modules (0.3 s); its own one-file bundle beside it loads in 13 ms.
-const bundle = new URL("../chevrotain.min.mjs", import.meta.resolve("chevrotain")).href;
-const chevrotain: typeof Chevrotain = await import(/* @vite-ignore */ bundle);
-const { createToken, EmbeddedActionsParser, Lexer } = chevrotain;
-type IToken = Chevrotain.IToken;
-type TokenType = Chevrotain.TokenType;
+const { Lexer } = chevrotain;
 
 /** Characters of one file: far above any real declaration, and small enough that every pass is quick. */
 const MAX_TEXT = 256 * 1024;
-/** Brackets and conditionals inside one another; keeps the recursive descent far from the end of the stack. */
-const MAX_NESTING = 40;
-/** Operators and operands of one expression; bounds the depth of its tree, which later passes recurse over. */
-const MAX_TERMS = 500;
-/** Strange characters that are reported, and syntax errors after which the rest of a file is not read. */
-const MAX_ERRORS = 50;
 
-const Identifier = createToken({ name: "Identifier", pattern: /[A-Za-z_][A-Za-z0-9_]*/, label: "a name" });
-const keyword = (text: string): TokenType =>
-  createToken({ name: `Word_${text}`, pattern: text, longer_alt: Identifier, label: `"${text}"` });
-const symbol = (name: string, pattern: string): TokenType => createToken({ name, pattern, label: `"${pattern}"` });
-
-const Blank = createToken({ name: "Blank", pattern: /[ \t\r\n]+/, group: Lexer.SKIPPED, line_breaks: true });
-const Comment = createToken({ name: "Comment", pattern: /\/\/[^\n]*/, group: Lexer.SKIPPED });
-const NumberToken = createToken({ name: "Number", pattern: /[0-9]+(?:\.[0-9]+)?/, label: "a number" });
-const Text = createToken({ name: "Text", pattern: /"[^"\n]*"/, label: "a file name in quotes" });
-
-const Import = keyword("import");
-const Element = keyword("element");
-const Block = keyword("block");
-const Code = keyword("code");
-const Value = keyword("value");
-const If = keyword("if");
-const Then = keyword("then");
-const Else = keyword("else");
-const Div = keyword("div");
-const Mod = keyword("mod");
-// A word only after a dot; elsewhere a name like any other.
-const Bits = createToken({
-  name: "Bits",
-  pattern: "bits",
-  longer_alt: Identifier,
-  categories: Identifier,
-  label: '"bits"',
-});
-
-const Concat = symbol("Concat", "++");
-const UpFrom = symbol("UpFrom", "+:");
-const Plus = symbol("Plus", "+");
-const Minus = symbol("Minus", "-");
-const Star = symbol("Star", "*");
-const AtMost = symbol("AtMost", "<=");
-const AtLeast = symbol("AtLeast", ">=");
-const Below = symbol("Below", "<");
-const Above = symbol("Above", ">");
-const Same = symbol("Same", "==");
-const Differs = symbol("Differs", "!=");
-const Equals = symbol("Equals", "=");
-const Colon = symbol("Colon", ":");
-const Comma = symbol("Comma", ",");
-const Dot = symbol("Dot", ".");
-const At = symbol("At", "@");
-const OpenRound = symbol("OpenRound", "(");
-const CloseRound = symbol("CloseRound", ")");
-const OpenSquare = symbol("OpenSquare", "[");
-const CloseSquare = symbol("CloseSquare", "]");
-const OpenCurly = symbol("OpenCurly", "{");
-const CloseCurly = symbol("CloseCurly", "}");
-
-const OPENERS: readonly TokenType[] = [Import, Element, Block, Code, Value];
-const KEYWORDS: readonly TokenType[] = [...OPENERS, If, Then, Else, Div, Mod];
-// Order matters where one symbol begins another: the longer comes first.
-// prettier-ignore
-const TOKENS: TokenType[] = [
-  Blank, Comment, ...KEYWORDS, Bits, Identifier, NumberToken, Text,
-  Concat, UpFrom, Plus, Minus, Star, AtMost, AtLeast, Same, Differs, Below, Above, Equals,
-  Colon, Comma, Dot, At, OpenRound, CloseRound, OpenSquare, CloseSquare, OpenCurly, CloseCurly,
-];
-
-// Where an error is, by the rule that found it; the rules of expressions say nothing of use.
-const PLACES: Readonly<Record<string, string>> = {
-  import: " in this import",
-  annotation: " in this annotation",
-  element: " in this element",
-  argument: " in this argument",
-  block: " in this block",
-  field: " in this field",
-  code: " in this code",
-  value: " in this value",
-};
-const found = (token: IToken): string =>
-  token.tokenType === chevrotain.EOF
-    ? "the end of the file"
-    : `"${token.image.length <= 64 ? token.image : `${token.image.slice(0, 20)}...`}"`;
-
-/** A limit was passed while parsing: the rest of the file is not read. */
-class TooLarge extends Error {
-  readonly token: IToken;
-  constructor(message: string, token: IToken) {
-    super(message);
-    this.token = token;
-  }
-}
-
-class LadderParser extends EmbeddedActionsParser {
-  fileName = "";
-  private nesting = 0;
-  private terms = 0;
-
+class LadderParser extends ExpressionParser {
   constructor(skipValidations: boolean) {
-    super(TOKENS, {
-      recoveryEnabled: true,
-      maxLookahead: 1,
-      skipValidations,
-      errorMessageProvider: {
-        buildMismatchTokenMessage({ expected, actual, ruleName }) {
-          let wanted = expected.LABEL ?? expected.name;
-          if (expected === chevrotain.EOF) wanted = '"import", "element", "block" or "@"';
-          if (expected === CloseCurly) wanted = 'a field, "code", "value" or "}"';
-          const reserved =
-            expected === Identifier && KEYWORDS.includes(actual.tokenType) ? `, which is a word of the language` : "";
-          return `expected ${wanted}${PLACES[ruleName] ?? ""}, found ${found(actual)}${reserved}`;
-        },
-        buildNotAllInputParsedMessage: ({ firstRedundant }) =>
-          `expected "import", "element", "block" or "@", found ${found(firstRedundant)}`,
-        buildNoViableAltMessage: ({ actual, customUserDescription, expectedPathsPerAlt }) => {
-          const labels = expectedPathsPerAlt.flat().map((path) => path[0]?.LABEL ?? "");
-          return `expected ${customUserDescription ?? [...new Set(labels)].join(" or ")}, found ${found(actual[0]!)}`;
-        },
-        // No rule demands one or more of anything.
-        buildEarlyExitMessage: ({ actual }) => `unexpected ${found(actual[0]!)}`,
-      },
-    });
+    super(skipValidations);
     this.performSelfAnalysis();
   }
 
@@ -145,7 +22,10 @@ class LadderParser extends EmbeddedActionsParser {
     const imports: Ast.Name[] = [];
     const declarations: Ast.Declaration[] = [];
     this.MANY(() => {
-      this.ACTION(() => this.stopAfterManyErrors());
+      this.ACTION(() => {
+        this.startOver();
+        this.begin();
+      });
       this.OR([
         { ALT: () => imports.push(this.SUBRULE(this.import)) },
         { ALT: () => declarations.push(this.SUBRULE(this.declaration)) },
@@ -155,9 +35,8 @@ class LadderParser extends EmbeddedActionsParser {
   });
 
   private import = this.RULE("import", (): Ast.Name => {
-    this.CONSUME(Import);
-    const token = this.CONSUME(Text);
-    return { text: token.image.slice(1, -1), span: this.span(token) };
+    this.CONSUME(T.Import);
+    return this.text(this.CONSUME(T.Text));
   });
 
   private declaration = this.RULE("declaration", (): Ast.Declaration => {
@@ -168,253 +47,367 @@ class LadderParser extends EmbeddedActionsParser {
     return this.OR<Ast.Declaration>([
       { ALT: () => ({ ...this.SUBRULE(this.element), annotations }) },
       { ALT: () => ({ ...this.SUBRULE(this.block), annotations }) },
+      { ALT: () => ({ ...this.SUBRULE(this.tensor), annotations }) },
+      { ALT: () => ({ ...this.SUBRULE(this.type), annotations }) },
+      { ALT: () => this.SUBRULE(this.convert) },
+      { ALT: () => this.SUBRULE(this.device) },
+      { ALT: () => this.SUBRULE(this.gemm) },
     ]);
   });
 
   private annotation = this.RULE("annotation", (): Ast.Annotation => {
-    this.CONSUME(At);
-    const name = this.name(this.CONSUME(Identifier));
-    this.CONSUME(OpenRound);
-    const value = this.number(this.CONSUME(NumberToken));
-    this.CONSUME(CloseRound);
+    this.CONSUME(T.At);
+    const name = this.name(this.CONSUME(T.Identifier));
+    this.CONSUME(T.OpenRound);
+    const value = this.number(this.CONSUME(T.NumberToken));
+    this.CONSUME(T.CloseRound);
     return { name, value };
   });
 
   private element = this.RULE("element", (): Ast.ElementDeclaration => {
-    this.CONSUME(Element);
-    const name = this.name(this.CONSUME1(Identifier));
-    this.CONSUME(Equals);
-    const family = this.name(this.CONSUME2(Identifier));
+    this.CONSUME(T.Element);
+    const name = this.name(this.CONSUME1(T.Identifier));
+    const parameters = this.SUBRULE(this.parameters);
+    this.CONSUME(T.Equals);
+    const family = this.name(this.CONSUME2(T.Identifier));
+    const list = this.SUBRULE(this.arguments);
+    let literals: Ast.Literal[] | null = null;
+    this.OPTION1(() => {
+      const all: Ast.Literal[] = [];
+      this.CONSUME1(T.OpenSquare);
+      this.MANY_SEP1({ SEP: T.Comma, DEF: () => all.push(this.SUBRULE1(this.literal)) });
+      this.CONSUME1(T.CloseSquare);
+      literals = all;
+    });
+    const digits: Ast.Name[] = [];
+    this.MANY(() => {
+      digits.push(this.text(this.CONSUME(T.Text)));
+    });
+    const overrides: Ast.Override[] = [];
+    this.OPTION2(() => {
+      this.CONSUME(T.Override);
+      this.CONSUME2(T.OpenSquare);
+      this.MANY_SEP2({
+        SEP: T.Comma,
+        DEF: () => {
+          const code = this.number(this.CONSUME(T.NumberToken));
+          this.CONSUME(T.Colon);
+          overrides.push({ code, literal: this.SUBRULE2(this.literal) });
+        },
+      });
+      this.CONSUME2(T.CloseSquare);
+    });
+    return { kind: "element", annotations: [], name, parameters, family, arguments: list, literals, digits, overrides };
+  });
+
+  private literal = this.RULE("literal", (): Ast.Literal => {
+    const start = this.LA(1);
+    let negative = false;
+    this.OPTION(() => {
+      this.CONSUME(T.Minus);
+      negative = true;
+    });
+    const value = this.OR<Ast.Literal["value"]>([
+      { ALT: () => this.number(this.CONSUME(T.NumberToken)) },
+      { ALT: () => ({ kind: "word", ...this.name(this.CONSUME(T.Identifier)) }) },
+    ]);
+    return { negative, value, span: this.span(start) };
+  });
+
+  private parameters = this.RULE("parameters", (): readonly Ast.Parameter[] => {
+    const parameters: Ast.Parameter[] = [];
+    this.OPTION(() => {
+      this.CONSUME(T.Below);
+      this.MANY_SEP({ SEP: T.Comma, DEF: () => parameters.push(this.SUBRULE(this.parameter)) });
+      this.CONSUME(T.Above);
+    });
+    return parameters;
+  });
+
+  private parameter = this.RULE("parameter", (): Ast.Parameter => {
+    const name = this.name(this.CONSUME1(T.Identifier));
+    this.CONSUME(T.Colon);
+    // "element" is a word of the language, "number" is none.
+    const kind = this.OR([
+      { ALT: () => this.name(this.CONSUME(T.Element)) },
+      { ALT: () => this.name(this.CONSUME2(T.Identifier)) },
+    ]);
+    return { name, kind };
+  });
+
+  private use = this.RULE("use", (): Ast.Use => {
+    const start = this.CONSUME(T.Identifier);
+    const list: (Ast.NumberLiteral | Ast.Use)[] = [];
+    this.ACTION(() => this.nest("a type"));
+    this.OPTION(() => {
+      this.CONSUME(T.Below);
+      this.MANY_SEP({
+        SEP: T.Comma,
+        DEF: () =>
+          this.OR([
+            { ALT: () => list.push(this.number(this.CONSUME(T.NumberToken))) },
+            { ALT: () => list.push(this.SUBRULE(this.use)) },
+          ]),
+      });
+      this.CONSUME(T.Above);
+    });
+    this.ACTION(() => this.unnest());
+    return { kind: "use", name: this.name(start), arguments: list, span: this.span(start) };
+  });
+
+  private arguments = this.RULE("arguments", (): readonly Ast.Argument[] => {
     const list: Ast.Argument[] = [];
-    this.CONSUME(OpenRound);
-    this.MANY_SEP({ SEP: Comma, DEF: () => list.push(this.SUBRULE(this.argument)) });
-    this.CONSUME(CloseRound);
-    return { kind: "element", annotations: [], name, family, arguments: list };
+    this.CONSUME(T.OpenRound);
+    this.MANY_SEP({ SEP: T.Comma, DEF: () => list.push(this.SUBRULE(this.argument)) });
+    this.CONSUME(T.CloseRound);
+    return list;
   });
 
   private argument = this.RULE("argument", (): Ast.Argument => {
-    const name = this.name(this.CONSUME1(Identifier));
-    this.CONSUME(Colon);
+    const name = this.name(this.CONSUME(T.Identifier));
+    this.CONSUME(T.Colon);
     const value = this.OR<Ast.Argument["value"]>([
-      { ALT: () => this.number(this.CONSUME(NumberToken)) },
-      { ALT: () => ({ kind: "word", ...this.name(this.CONSUME2(Identifier)) }) },
+      { ALT: () => this.number(this.CONSUME(T.NumberToken)) },
+      { ALT: () => this.SUBRULE(this.use) },
     ]);
     return { name, value };
   });
 
   private block = this.RULE("block", (): Ast.BlockDeclaration => {
-    const items: Ast.BlockItem[] = [];
-    this.CONSUME(Block);
-    const name = this.name(this.CONSUME(Identifier));
-    this.CONSUME(OpenSquare);
-    const size = this.number(this.CONSUME(NumberToken));
-    this.CONSUME(CloseSquare);
-    this.CONSUME(OpenCurly);
+    // The loop over items stands in each rule with braces: recovery inside it looks for what follows it in the rule.
+    this.CONSUME(T.Block);
+    const name = this.name(this.CONSUME(T.Identifier));
+    const parameters = this.SUBRULE(this.parameters);
+    this.CONSUME(T.OpenSquare);
+    const size = this.SUBRULE(this.expression);
+    this.CONSUME(T.CloseSquare);
+    this.CONSUME(T.OpenCurly);
+    const items: Ast.Item[] = [];
     this.MANY(() => {
-      this.ACTION(() => {
-        this.stopAfterManyErrors();
-        this.nesting = 0;
-        this.terms = 0;
-      });
-      this.OR([
-        { ALT: () => items.push(this.SUBRULE(this.field)) },
-        { ALT: () => items.push(this.SUBRULE(this.code)) },
-        { ALT: () => items.push(this.SUBRULE(this.value)) },
-      ]);
+      this.ACTION(() => this.begin());
+      items.push(this.SUBRULE(this.item));
     });
-    this.CONSUME(CloseCurly);
-    return { kind: "block", annotations: [], name, size, items };
+    this.CONSUME(T.CloseCurly);
+    return { kind: "block", annotations: [], name, parameters, size, items };
   });
 
-  private field = this.RULE("field", (): Ast.FieldDeclaration => {
-    const name = this.name(this.CONSUME1(Identifier));
-    this.CONSUME(Colon);
-    const element = this.name(this.CONSUME2(Identifier));
-    let count: Ast.NumberLiteral | null = null;
-    this.OPTION(() => {
-      this.CONSUME(OpenSquare);
-      count = this.number(this.CONSUME(NumberToken));
-      this.CONSUME(CloseSquare);
+  private tensor = this.RULE("tensor", (): Ast.TensorDeclaration => {
+    this.CONSUME(T.Tensor);
+    const name = this.name(this.CONSUME1(T.Identifier));
+    const parameters = this.SUBRULE(this.parameters);
+    this.CONSUME(T.OpenSquare);
+    const row = this.name(this.CONSUME2(T.Identifier));
+    this.CONSUME1(T.Below);
+    const rows = this.name(this.CONSUME3(T.Identifier));
+    this.CONSUME(T.Comma);
+    const column = this.name(this.CONSUME4(T.Identifier));
+    this.CONSUME2(T.Below);
+    const columns = this.name(this.CONSUME5(T.Identifier));
+    this.CONSUME(T.CloseSquare);
+    const requires = this.SUBRULE(this.requirements);
+    this.CONSUME(T.OpenCurly);
+    const items: Ast.Item[] = [];
+    this.MANY(() => {
+      this.ACTION(() => this.begin());
+      items.push(this.SUBRULE(this.item));
     });
-    return { kind: "field", name, element, count };
+    this.CONSUME(T.CloseCurly);
+    return { kind: "tensor", annotations: [], name, parameters, row, rows, column, columns, requires, items };
+  });
+
+  private requirements = this.RULE("requirements", (): readonly Ast.Compare[] => {
+    const all: Ast.Compare[] = [];
+    this.OPTION(() => {
+      this.CONSUME(T.Requires);
+      all.push(this.SUBRULE1(this.compare));
+      this.MANY(() => {
+        this.CONSUME(T.And);
+        all.push(this.SUBRULE2(this.compare));
+      });
+    });
+    return all;
+  });
+
+  private item = this.RULE("item", (): Ast.Item =>
+    this.OR<Ast.Item>([
+      { ALT: () => this.SUBRULE(this.field) },
+      { ALT: () => this.SUBRULE(this.code) },
+      { ALT: () => this.SUBRULE(this.let) },
+      { ALT: () => this.SUBRULE(this.value) },
+      { ALT: () => this.SUBRULE(this.storage) },
+    ]),
+  );
+
+  private field = this.RULE("field", (): Ast.FieldDeclaration => {
+    let beside = false;
+    this.OPTION1(() => {
+      this.CONSUME(T.Beside);
+      beside = true;
+    });
+    const name = this.name(this.CONSUME(T.Identifier));
+    this.CONSUME(T.Colon);
+    const element = this.SUBRULE(this.use);
+    const counts: Ast.Expr[] = [];
+    this.OPTION2(() => {
+      this.CONSUME(T.OpenSquare);
+      counts.push(this.SUBRULE1(this.expression));
+      this.MANY(() => {
+        this.CONSUME(T.Comma);
+        counts.push(this.SUBRULE2(this.expression));
+      });
+      this.CONSUME(T.CloseSquare);
+    });
+    return { kind: "field", name, element, counts, beside };
   });
 
   private code = this.RULE("code", (): Ast.CodeDeclaration => {
-    this.CONSUME(Code);
-    const name = this.name(this.CONSUME1(Identifier));
-    this.CONSUME(OpenSquare);
-    const variable = this.name(this.CONSUME2(Identifier));
-    this.CONSUME(Below);
-    const count = this.number(this.CONSUME(NumberToken));
-    this.CONSUME(CloseSquare);
-    this.CONSUME(Equals);
-    const bits = this.SUBRULE(this.expression);
-    return { kind: "code", name, variable, count, bits };
+    this.CONSUME(T.Code);
+    const name = this.name(this.CONSUME1(T.Identifier));
+    let range: Ast.CodeDeclaration["range"] = null;
+    this.OPTION(() => {
+      this.CONSUME(T.OpenSquare);
+      const variable = this.name(this.CONSUME2(T.Identifier));
+      this.CONSUME(T.Below);
+      range = { variable, count: this.SUBRULE1(this.expression) };
+      this.CONSUME(T.CloseSquare);
+    });
+    this.CONSUME(T.Equals);
+    return { kind: "code", name, range, bits: this.SUBRULE2(this.expression) };
+  });
+
+  private let = this.RULE("let", (): Ast.LetDeclaration => {
+    this.CONSUME(T.Let);
+    const name = this.name(this.CONSUME(T.Identifier));
+    this.CONSUME(T.Equals);
+    return { kind: "let", name, index: this.SUBRULE(this.expression) };
   });
 
   private value = this.RULE("value", (): Ast.ValueDeclaration => {
-    const start = this.CONSUME(Value);
-    this.CONSUME(OpenSquare);
-    const variable = this.name(this.CONSUME(Identifier));
-    this.CONSUME(CloseSquare);
+    const start = this.LA(1);
+    const kind = this.OR<Ast.ValueDeclaration["kind"]>([
+      { ALT: () => (this.CONSUME(T.Value), "value") },
+      { ALT: () => (this.CONSUME(T.Reference), "reference") },
+    ]);
+    let variable: Ast.Name | null = null;
+    this.OPTION(() => {
+      this.CONSUME(T.OpenSquare);
+      variable = this.name(this.CONSUME(T.Identifier));
+      this.CONSUME(T.CloseSquare);
+    });
     const span = this.span(start);
-    this.CONSUME(Equals);
-    const number = this.SUBRULE(this.expression);
-    return { kind: "value", variable, number, span };
+    this.CONSUME(T.Equals);
+    return { kind, variable, number: this.SUBRULE(this.expression), span };
   });
 
-  // Loosest first: if-then-else, ++, then + and -, then * div mod, then unary minus.
-  private expression = this.RULE("expression", (): Ast.Expr => {
-    this.ACTION(() => {
-      if (++this.nesting > MAX_NESTING)
-        throw new TooLarge(`an expression may nest at most ${MAX_NESTING} deep`, this.LA(1));
+  private storage = this.RULE("storage", (): Ast.StorageDeclaration => {
+    this.CONSUME(T.Storage);
+    const name = this.name(this.CONSUME(T.Identifier));
+    const requires = this.SUBRULE(this.requirements);
+    this.ACTION(() => this.nest("a storage"));
+    this.CONSUME(T.OpenCurly);
+    const items: Ast.Item[] = [];
+    this.MANY(() => {
+      this.ACTION(() => this.begin());
+      items.push(this.SUBRULE(this.item));
     });
-    const expression = this.OR<Ast.Expr>([
-      { ALT: () => this.SUBRULE(this.choose) },
-      { ALT: () => this.SUBRULE(this.concat) },
+    this.CONSUME(T.CloseCurly);
+    this.ACTION(() => this.unnest());
+    return { kind: "storage", name, requires, items };
+  });
+
+  private type = this.RULE("type", (): Ast.TypeDeclaration => {
+    this.CONSUME(T.Type);
+    const name = this.name(this.CONSUME(T.Identifier));
+    this.CONSUME(T.Equals);
+    return { kind: "type", annotations: [], name, of: this.SUBRULE(this.use) };
+  });
+
+  private endpoint = this.RULE("endpoint", (): Ast.EndpointUse => {
+    const use = this.SUBRULE(this.use);
+    let storage: Ast.Name | null = null;
+    this.OPTION(() => {
+      this.CONSUME(T.Dot);
+      storage = this.name(this.CONSUME(T.Identifier));
+    });
+    return { use, storage };
+  });
+
+  private convert = this.RULE("convert", (): Ast.ConvertDeclaration => {
+    const start = this.CONSUME(T.Convert);
+    const from = this.SUBRULE1(this.endpoint);
+    this.CONSUME1(T.Arrow);
+    const to = this.SUBRULE2(this.endpoint);
+    this.CONSUME(T.Colon);
+    // "value" is a word of the language, the others are none.
+    const guarantee = this.OR([
+      { ALT: () => this.name(this.CONSUME(T.Value)) },
+      { ALT: () => this.name(this.CONSUME1(T.Identifier)) },
     ]);
-    this.ACTION(() => this.nesting--);
-    return expression;
-  });
-
-  private choose = this.RULE("choose", (): Ast.Choose => {
-    const start = this.CONSUME(If);
-    const left = this.SUBRULE1(this.sum);
-    const operator = this.OR<Ast.Comparison>([
-      { ALT: () => (this.CONSUME(Below), "<") },
-      { ALT: () => (this.CONSUME(AtMost), "<=") },
-      { ALT: () => (this.CONSUME(Above), ">") },
-      { ALT: () => (this.CONSUME(AtLeast), ">=") },
-      { ALT: () => (this.CONSUME(Same), "==") },
-      { ALT: () => (this.CONSUME(Differs), "!=") },
-    ]);
-    const right = this.SUBRULE2(this.sum);
-    this.CONSUME(Then);
-    const yes = this.SUBRULE1(this.expression);
-    this.CONSUME(Else);
-    const no = this.SUBRULE2(this.expression);
-    return { kind: "choose", operator, left, right, yes, no, span: this.span(start) };
-  });
-
-  private concat = this.RULE("concat", (): Ast.Expr => {
-    const start = this.LA(1);
-    let left = this.SUBRULE1(this.sum);
-    this.MANY(() => {
-      this.CONSUME(Concat);
-      left = this.binary(start, "++", left, this.SUBRULE2(this.sum));
-    });
-    return left;
-  });
-
-  private sum = this.RULE("sum", (): Ast.Expr => {
-    const start = this.LA(1);
-    let left = this.SUBRULE1(this.product);
-    this.MANY(() => {
-      const operator = this.OR<Ast.BinaryOperator>([
-        { ALT: () => (this.CONSUME(Plus), "+") },
-        { ALT: () => (this.CONSUME(Minus), "-") },
-      ]);
-      left = this.binary(start, operator, left, this.SUBRULE2(this.product));
-    });
-    return left;
-  });
-
-  private product = this.RULE("product", (): Ast.Expr => {
-    const start = this.LA(1);
-    let left = this.SUBRULE1(this.unary);
-    this.MANY(() => {
-      const operator = this.OR<Ast.BinaryOperator>([
-        { ALT: () => (this.CONSUME(Star), "*") },
-        { ALT: () => (this.CONSUME(Div), "div") },
-        { ALT: () => (this.CONSUME(Mod), "mod") },
-      ]);
-      left = this.binary(start, operator, left, this.SUBRULE2(this.unary));
-    });
-    return left;
-  });
-
-  private unary = this.RULE("unary", (): Ast.Expr => {
-    const minuses: IToken[] = [];
-    this.MANY(() => {
-      minuses.push(this.CONSUME(Minus));
-      this.ACTION(() => this.count());
-    });
-    let operand = this.SUBRULE(this.atom);
-    this.ACTION(() => {
-      for (const minus of minuses.toReversed()) operand = { kind: "negate", operand, span: this.span(minus) };
-    });
-    return operand;
-  });
-
-  private atom = this.RULE("atom", (): Ast.Expr => {
-    this.ACTION(() => this.count());
-    return this.OR<Ast.Expr>({
-      ERR_MSG: 'a number, a name or "("',
-      DEF: [
-        { ALT: () => this.number(this.CONSUME(NumberToken)) },
-        { ALT: () => this.SUBRULE(this.reference) },
-        {
-          ALT: () => {
-            this.CONSUME(OpenRound);
-            const inner = this.SUBRULE(this.expression);
-            this.CONSUME(CloseRound);
-            return inner;
-          },
-        },
-      ],
-    });
-  });
-
-  private reference = this.RULE("reference", (): Ast.Reference | Ast.Slice => {
-    const start = this.CONSUME(Identifier);
-    const name = this.name(start);
-    let index: Ast.Expr | null = null;
+    const domain: Ast.RestrictionClause[] = [];
     this.OPTION1(() => {
-      this.CONSUME(OpenSquare);
-      index = this.SUBRULE1(this.expression);
-      this.CONSUME(CloseSquare);
+      this.CONSUME(T.When);
+      domain.push(this.SUBRULE1(this.restriction));
+      this.MANY(() => {
+        this.CONSUME(T.And);
+        domain.push(this.SUBRULE2(this.restriction));
+      });
     });
-    const of: Ast.Reference = { kind: "reference", name, index, span: this.span(start) };
-    let slice: Ast.Slice | null = null;
+    let by: Ast.ConvertDeclaration["by"] = null;
     this.OPTION2(() => {
-      this.CONSUME(Dot);
-      this.CONSUME(Bits);
-      this.CONSUME(OpenRound);
-      const low = this.SUBRULE2(this.expression);
-      this.CONSUME(UpFrom);
-      const width = this.number(this.CONSUME(NumberToken));
-      this.CONSUME(CloseRound);
-      slice = { kind: "slice", of, low, width, span: this.span(start) };
+      this.CONSUME(T.By);
+      const variable = this.name(this.CONSUME2(T.Identifier));
+      this.CONSUME2(T.Arrow);
+      by = { variable, code: this.SUBRULE(this.expression) };
     });
-    return slice ?? of;
+    return { kind: "convert", name: this.name(start), from, to, guarantee, domain, by, span: this.span(start) };
   });
 
-  /** From `start` to the last token consumed. */
-  private span(start: IToken): Ast.Span {
-    const last = this.LA(0);
-    return { file: this.fileName, start: start.startOffset, end: last.startOffset + last.image.length };
-  }
+  private restriction = this.RULE("restriction", (): Ast.RestrictionClause => {
+    const field = this.OR1([
+      { ALT: () => this.name(this.CONSUME(T.Code)) },
+      { ALT: () => this.name(this.CONSUME(T.Identifier)) },
+    ]);
+    const range = this.OR2<Ast.RestrictionClause["range"]>([
+      { ALT: () => (this.CONSUME(T.Finite), null) },
+      {
+        ALT: () => {
+          this.CONSUME(T.In);
+          const low = this.number(this.CONSUME1(T.NumberToken));
+          this.CONSUME(T.Span);
+          return { low, high: this.number(this.CONSUME2(T.NumberToken)) };
+        },
+      },
+    ]);
+    return { field, range };
+  });
 
-  private name(token: IToken): Ast.Name {
-    return { text: token.image, span: this.span(token) };
-  }
+  private device = this.RULE("device", (): Ast.DeviceDeclaration => {
+    this.CONSUME(T.Device);
+    const name = this.name(this.CONSUME(T.Identifier));
+    const items: Ast.DeviceItem[] = [];
+    this.CONSUME(T.OpenCurly);
+    this.MANY(() => {
+      this.ACTION(() => this.begin());
+      items.push(this.SUBRULE(this.deviceItem));
+    });
+    this.CONSUME(T.CloseCurly);
+    return { kind: "device", name, items };
+  });
 
-  private number(token: IToken): Ast.NumberLiteral {
-    return { kind: "number", text: token.image, span: this.span(token) };
-  }
+  private deviceItem = this.RULE("deviceItem", (): Ast.DeviceItem => {
+    const kind = this.name(this.CONSUME1(T.Identifier));
+    let name: Ast.Name | null = null;
+    this.OPTION(() => {
+      name = this.name(this.CONSUME2(T.Identifier));
+    });
+    return { kind, name, arguments: this.SUBRULE(this.arguments) };
+  });
 
-  private binary(start: IToken, operator: Ast.BinaryOperator, left: Ast.Expr, right: Ast.Expr): Ast.Binary {
-    return { kind: "binary", operator, left, right, span: this.span(start) };
-  }
-
-  private stopAfterManyErrors(): void {
-    if (this.errors.length < MAX_ERRORS) return;
-    throw new TooLarge(`after ${MAX_ERRORS} errors the rest of the file is not read`, this.LA(1));
-  }
-
-  private count(): void {
-    if (++this.terms > MAX_TERMS) throw new TooLarge(`an expression may have at most ${MAX_TERMS} terms`, this.LA(1));
-  }
+  private gemm = this.RULE("gemm", (): Ast.GemmDeclaration => {
+    this.CONSUME(T.Gemm);
+    const name = this.name(this.CONSUME(T.Identifier));
+    return { kind: "gemm", name, arguments: this.SUBRULE(this.arguments) };
+  });
 }
 
 // Start-up counts, so validating the tokens and rules, which costs more than a parse, is left to grammarErrors.

@@ -2,9 +2,9 @@
 // A Structure is derived from the declaration, never written by hand; native code executes it as a descriptor.
 // The derivation multiplies the value out into a polynomial over the stored numbers (atoms), worked out for every i.
 
-import { add, type Exact, exactNumber, multiply, negate, toNumber } from "./exact.ts";
-import { bitsAt, elementBits, indexAt } from "./expr.ts";
-import type { FloatElement, Type, Value } from "./type.ts";
+import { add, elementValue, type Exact, exactNumber, multiply, negate, toNumber } from "./exact.ts";
+import { bitsAt, elementBits, indexAt, readsData } from "./expr.ts";
+import type { Bits, Element, FloatElement, Type, Value } from "./type.ts";
 
 /**
  * Bits of consecutive elements that lie at a constant stride. For j in [0, count), element `first + j` takes
@@ -72,28 +72,67 @@ export interface NoStructure {
 
 export type Structure = AffineStructure | FloatStructure | NoStructure;
 
+/** Codes that stand for numbers through a table: `map[code]`, or the code itself where `map` is null. */
+export interface MappedCodes extends Codes {
+  readonly map: readonly number[] | null;
+}
+
+/** As a GroupTerm, with `map[code[g]]` in place of `code[g]`: scales in a small float format, such as E8M0. */
+export interface MappedTerm extends GroupTerm {
+  readonly codes: (MappedCodes & { readonly bias: number }) | null;
+}
+
+/**
+ * As an AffineStructure, with tables between the codes and what they stand for. That of the main codes holds integers
+ * of 16 bits with their signs (-0 where the format has it); those of scale and offset hold any doubles, NaN included.
+ */
+export interface MappedStructure {
+  readonly kind: "mapped";
+  readonly codes: MappedCodes;
+  readonly groupSize: number;
+  readonly zero: number;
+  readonly scale: MappedTerm;
+  readonly offset: MappedTerm | null;
+}
+
 /** Native loops hold codes in 16-bit lanes. */
 const MAX_CODE_BITS = 16;
+/** Codes with a table: 256 entries. */
+const MAX_MAP_BITS = 8;
 /** Products of a value that is multiplied out; the formats in use need four. */
 const MAX_PRODUCTS = 64;
+/** Values of a block that is looked at value by value: the largest of a declaration, and tensors of a small shape. */
+const MAX_VALUES = 4096;
 
 /**
  * The structure of a type, derived from its declaration: the codes with as few and as long runs as there are, in
  * ascending order of shift (those of shift 0 fill every element), the largest group size, and the scale and offset
  * of a group. Types outside the form of AffineStructure and other than plain floats get `{kind: "none"}` with the
- * reason. Equal to exact.ts for every block of bytes whose float fields are finite (but for the sign of a zero).
+ * reason. Equal to exactValue for every block of bytes whose float fields are finite (but for the sign of a zero).
  */
 export function structureOf(type: Type): Structure {
+  const structure = mappedStructureOf(type);
+  if (structure.kind !== "mapped") return structure;
+  const { codes, scale, offset } = structure;
+  const which = codes.map !== null ? "codes" : scale.codes?.map ? "scales" : offset === null ? "codes" : "offsets";
+  return none(`its ${which} stand for numbers through a table`);
+}
+
+/** The same for machines that can look codes up in small tables: what structureOf refuses for that alone is "mapped". */
+export function mappedStructureOf(type: Type): Structure | MappedStructure {
+  if (type.blockSize > MAX_VALUES) return none(`it is a matrix of ${type.blockSize} values; bind a smaller shape`);
+  const gathered = dataIndexIn(type.value);
+  if (gathered !== null) return none(`where a value lies is stored itself, in ${gathered}`);
   const atoms: Atom[] = [];
   const value = expand(type.value, type, atoms);
-  if (value === null) return none(`its value multiplies out to more than ${MAX_PRODUCTS} products`);
+  if (typeof value === "string") return none(value);
   const used = atoms.filter((_, a) => value.some((term) => term.atoms.includes(a)));
   const floats = used.filter((atom) => atom.kind === "float");
   const ints = used.filter((atom) => atom.kind === "int");
   if (ints.length === 0) return floatStructure(type, value, floats);
 
   for (const { name, element, period } of floats) {
-    if (formatOf(element) === null) return none(`${name} is ${element.name}, which is none of f16, bf16 and f32`);
+    if (formatOf(element) === null) return none(notPlain(name, element));
     if (period !== type.blockSize) return none(`the float field ${name} changes inside the block`);
   }
   const finest = Math.min(...ints.map(({ period }) => period));
@@ -102,28 +141,95 @@ export function structureOf(type: Type): Structure {
   const codes = codesOf(main!, type.blockSize, 1);
   if (codes === null)
     return none(`${main!.name} has ${main!.bits[0]!.length} bits, and codes have at most ${MAX_CODE_BITS}`);
+  const integers = codes.map === null ? { map: null, step: 1 } : integersOf(codes.map);
+  if (integers === null) return none(`${main!.name} stands for numbers that are no small multiples of one number`);
   const groupSize = ints.reduce((size, atom) => (atom === main ? size : gcd(size, atom.period)), type.blockSize);
 
   // value = slope * code + rest
   const at = atoms.indexOf(main!);
+  const step = exactNumber(1n, Math.log2(integers.step));
   const slope: Product[] = [];
   const rest: Product[] = [];
   for (const { factor, atoms: list } of value) {
     const others = list.filter((a) => a !== at);
     const power = list.length - others.length;
     if (power > 1) return none(`its value has ${main!.name} to the power of ${power}`);
-    (power === 1 ? slope : rest).push({ factor, atoms: others });
+    if (power === 1) slope.push({ factor: multiply(factor, step), atoms: others });
+    else rest.push({ factor, atoms: others });
   }
   const { zero, offset } = splitZero(slope, rest);
   const scaleTerm = groupTerm(slope, atoms, type.blockSize, groupSize);
   if (scaleTerm === null) return none(`the scale of ${main!.name} is no product of float fields and one code`);
   const offsetTerm = offset.length === 0 ? null : groupTerm(offset, atoms, type.blockSize, groupSize);
   if (offset.length > 0 && offsetTerm === null) return none("its offset is no product of float fields and one code");
-  return { kind: "affine", codes, groupSize, zero, scale: scaleTerm, offset: offsetTerm };
+  const mapped = { ...codes, map: integers.map };
+  if (mapped.map === null && !scaleTerm.codes?.map && !offsetTerm?.codes?.map) {
+    const plain = (term: MappedTerm): GroupTerm => ({ ...term, codes: term.codes && withoutMap(term.codes) });
+    const [scale, shift] = [plain(scaleTerm), offsetTerm && plain(offsetTerm)];
+    return { kind: "affine", codes: withoutMap(codes), groupSize, zero, scale, offset: shift };
+  }
+  return { kind: "mapped", codes: mapped, groupSize, zero, scale: scaleTerm, offset: offsetTerm };
+}
+
+function withoutMap<C extends MappedCodes>(codes: C): Omit<C, "map"> {
+  const { map, ...plain } = codes;
+  if (map !== null) throw new Error("a map is left out");
+  return plain;
+}
+
+/** The numbers as integers of 16 bits times a power of two, or null where they are not. */
+function integersOf(numbers: readonly number[]): { readonly map: readonly number[]; readonly step: number } | null {
+  if (!numbers.every((x) => Number.isFinite(x))) return null;
+  let step = 1;
+  while (!numbers.every((x) => Number.isInteger(x / step))) {
+    step /= 2;
+    if (step < 2 ** -MAX_CODE_BITS) return null;
+  }
+  const map = numbers.map((x) => x / step);
+  return map.every((x) => Math.abs(x) < 2 ** (MAX_CODE_BITS - 1)) ? { map, step } : null;
+}
+
+/** The field that an index of the value reads, where there is any such. */
+function dataIndexIn(value: Value): string | null {
+  switch (value.kind) {
+    case "constant":
+      return null;
+    case "element":
+      return readsData(value.index) ? value.field.name : null;
+    case "code":
+      return readsData(value.index) || bitsReadData(value.code.bits) ? value.code.name : null;
+    case "apply":
+      return readsData(value.lane) || bitsReadData(value.bits) ? value.element.name : null;
+    case "negate":
+    case "round":
+      return dataIndexIn(value.operand);
+    case "choose": {
+      const reads = readsData(value.condition.left) || readsData(value.condition.right);
+      return reads ? "a condition" : (dataIndexIn(value.yes) ?? dataIndexIn(value.no));
+    }
+    case "binary":
+      return dataIndexIn(value.left) ?? dataIndexIn(value.right);
+  }
+}
+
+function bitsReadData(bits: Bits): boolean {
+  switch (bits.kind) {
+    case "slice":
+      return readsData(bits.element);
+    case "concat":
+      return bitsReadData(bits.high) || bitsReadData(bits.low);
+    case "choose": {
+      const { condition, yes, no } = bits;
+      return readsData(condition.left) || readsData(condition.right) || bitsReadData(yes) || bitsReadData(no);
+    }
+    case "code":
+      return readsData(bits.index) || bitsReadData(bits.code.bits);
+  }
 }
 
 /** f16, bf16 or f32 by the parameters of the element, or null: names mean nothing here. */
-function formatOf({ exponent, mantissa, bias, special }: FloatElement): FloatField["format"] | null {
+function formatOf({ exponent, mantissa, bias, special, sign, subnormals }: FloatElement): FloatField["format"] | null {
+  if (sign !== "yes" || subnormals !== "yes") return null;
   switch (`${exponent} ${mantissa} ${bias} ${special}`) {
     case "5 10 15 ieee":
       return "f16";
@@ -136,6 +242,10 @@ function formatOf({ exponent, mantissa, bias, special }: FloatElement): FloatFie
   }
 }
 
+function notPlain(name: string, element: Element): string {
+  return `${name} is ${element.name}, which is none of f16, bf16 and f32`;
+}
+
 function none(reason: string): NoStructure {
   return { kind: "none", reason };
 }
@@ -144,7 +254,7 @@ function plural(count: number, noun: string): string {
   return count === 1 ? noun : `${count} ${noun}s`;
 }
 
-/** A stored number as a function of i. An int atom is the unsigned number (bits xor flip). */
+/** A stored number as a function of i. An int atom is the unsigned number (bits xor flip), or what its map makes of it. */
 type Atom = FloatAtom | IntAtom;
 
 interface Stored {
@@ -165,6 +275,7 @@ interface FloatAtom extends Stored {
 interface IntAtom extends Stored {
   readonly kind: "int";
   readonly flip: number;
+  readonly map: readonly number[] | null;
 }
 
 /** factor * the product of atoms, which are indices into the list of atoms, ascending, repeated for powers. */
@@ -176,34 +287,70 @@ interface Product {
 /** A sum of products with different atoms, no factor zero. */
 type Polynomial = readonly Product[];
 
-/** The value multiplied out, with its atoms appended to `atoms`; null where it gets too large. */
-function expand(value: Value, type: Type, atoms: Atom[]): Polynomial | null {
-  if (value.kind === "constant") {
-    return collect([{ factor: exactNumber(value.significand, value.exponent), atoms: [] }]);
+/** The value multiplied out, with its atoms appended to `atoms`; the reason where that cannot be done. */
+function expand(value: Value, type: Type, atoms: Atom[]): Polynomial | string {
+  switch (value.kind) {
+    case "constant":
+      return collect([{ factor: exactNumber(value.significand, value.exponent), atoms: [] }]);
+    case "code": {
+      const { name, bits } = value.code;
+      const stored = storedAt(name, type, (i) => bitsAt(bits, indexAt(value.index, i)));
+      return intern({ ...stored, kind: "int", flip: 0, map: null }, 0, atoms);
+    }
+    case "element": {
+      const { field, index } = value;
+      const stored = storedAt(field.name, type, (i) => elementBits(field, indexAt(index, i)));
+      const { element } = field;
+      if (element.kind === "float" && (formatOf(element) !== null || element.bits > MAX_MAP_BITS)) {
+        return intern({ ...stored, kind: "float", element }, 0, atoms);
+      }
+      return internElement(stored, element, atoms);
+    }
+    case "apply": {
+      const { element, bits } = value;
+      if (element.kind === "table" && element.lanes > 1)
+        return `${element.name} stands for ${element.lanes} numbers at once`;
+      const name = bits.kind === "code" ? bits.code.name : element.name;
+      return internElement(
+        storedAt(name, type, (i) => bitsAt(bits, i)),
+        element,
+        atoms,
+      );
+    }
+    case "negate": {
+      const operand = expand(value.operand, type, atoms);
+      return typeof operand === "string" ? operand : operand.map(minus);
+    }
+    case "round":
+      return "it is rounded on the way";
+    case "choose":
+      return "its values are not all made in the same way";
+    case "binary": {
+      const left = expand(value.left, type, atoms);
+      const right = expand(value.right, type, atoms);
+      if (typeof left === "string") return left;
+      if (typeof right === "string") return right;
+      const sum = collect(
+        value.operator === "*"
+          ? left.flatMap((a) => right.map((b) => times(a, b)))
+          : [...left, ...(value.operator === "+" ? right : right.map(minus))],
+      );
+      return sum.length > MAX_PRODUCTS ? `its value multiplies out to more than ${MAX_PRODUCTS} products` : sum;
+    }
   }
-  if (value.kind === "code") {
-    const { name, bits } = value.code;
-    const stored = storedAt(name, type, (i) => bitsAt(bits, indexAt(value.index, i)));
-    return intern({ ...stored, kind: "int", flip: 0 }, 0, atoms);
+}
+
+/** An element of bits: an integer as such, any other of up to 8 bits by the table of its values. */
+function internElement(stored: Stored, element: Element, atoms: Atom[]): Polynomial | string {
+  if (element.kind === "int") {
+    return intern({ ...stored, kind: "int", flip: element.flip, map: null }, element.zero, atoms);
   }
-  if (value.kind === "element") {
-    const { field, index } = value;
-    const { name, element } = field;
-    const stored = storedAt(name, type, (i) => elementBits(field, indexAt(index, i)));
-    return element.kind === "float"
-      ? intern({ ...stored, kind: "float", element }, 0, atoms)
-      : intern({ ...stored, kind: "int", flip: element.flip }, element.zero, atoms);
-  }
-  if (value.kind === "negate") return expand(value.operand, type, atoms)?.map(minus) ?? null;
-  const left = expand(value.left, type, atoms);
-  const right = expand(value.right, type, atoms);
-  if (left === null || right === null) return null;
-  const sum = collect(
-    value.operator === "*"
-      ? left.flatMap((a) => right.map((b) => times(a, b)))
-      : [...left, ...(value.operator === "+" ? right : right.map(minus))],
-  );
-  return sum.length > MAX_PRODUCTS ? null : sum;
+  if (element.kind === "float" && formatOf(element) !== null)
+    return `${stored.name} is put together from bits as ${element.name}`;
+  if (element.bits > MAX_MAP_BITS) return notPlain(stored.name, element);
+  const codes = Array.from({ length: 2 ** element.bits }, (_, code) => BigInt(code));
+  const map = codes.map((code) => toNumber(elementValue(element, code, 0)));
+  return intern({ ...stored, kind: "int", flip: 0, map }, 0, atoms);
 }
 
 function minus(a: Product): Product {
@@ -221,8 +368,9 @@ function storedAt(name: string, type: Type, at: (i: number) => readonly number[]
 
 /** atom - zero, where an atom that reads the same bits in the same way as an earlier one is that one. */
 function intern(atom: Atom, zero: number, atoms: Atom[]): Polynomial {
-  const flipOf = (a: Atom): number | null => (a.kind === "int" ? a.flip : null);
-  let index = atoms.findIndex((other) => other.places === atom.places && flipOf(other) === flipOf(atom));
+  const readingOf = (a: Atom): string => (a.kind === "int" ? `${a.flip} ${a.map?.join() ?? ""}` : "float");
+  const reading = readingOf(atom);
+  let index = atoms.findIndex((other) => other.places === atom.places && readingOf(other) === reading);
   if (index === -1) index = atoms.push(atom) - 1;
   return collect([
     { factor: exactNumber(1n), atoms: [index] },
@@ -260,7 +408,7 @@ function floatStructure(type: Type, value: Polynomial, floats: readonly FloatAto
   const plain = another === undefined && value.length === 1 && value[0]!.atoms.length === 1;
   if (!plain || toNumber(value[0]!.factor) !== 1) return none("its value is computed from float fields alone");
   const format = formatOf(atom.element);
-  if (format === null) return none(`${atom.name} is ${atom.element.name}, which is none of f16, bf16 and f32`);
+  if (format === null) return none(notPlain(atom.name, atom.element));
   const { bits } = atom.element;
   const inOrder = atom.bits.every((positions, i) => positions[0] === i * bits);
   if (!inOrder || type.blockBytes * 8 !== type.blockSize * bits) {
@@ -298,7 +446,7 @@ function asDouble(a: Exact): number | null {
 }
 
 /** The polynomial as constant * fields * (code - bias), or null where it has no such form. */
-function groupTerm(terms: Polynomial, atoms: readonly Atom[], blockSize: number, groupSize: number): GroupTerm | null {
+function groupTerm(terms: Polynomial, atoms: readonly Atom[], blockSize: number, groupSize: number): MappedTerm | null {
   const split = terms.map(({ factor, atoms: list }) => {
     const used = list.map((a) => atoms[a]!);
     const floats = used.filter((atom) => atom.kind === "float");
@@ -327,11 +475,11 @@ function groupTerm(terms: Polynomial, atoms: readonly Atom[], blockSize: number,
 }
 
 /** The codes of an atom, one for each group; null where they are too wide. */
-function codesOf(atom: IntAtom, blockSize: number, groupSize: number): Codes | null {
+function codesOf(atom: IntAtom, blockSize: number, groupSize: number): MappedCodes | null {
   const entries = Array.from({ length: blockSize / groupSize }, (_, g) => atom.bits[g * groupSize]!);
   const bits = entries[0]!.length;
   if (bits > MAX_CODE_BITS) return null;
-  return { runs: runsOf(entries, bits), bits, flip: atom.flip };
+  return { runs: runsOf(entries, bits), bits, flip: atom.flip, map: atom.map };
 }
 
 /** Bit by bit, the fewest runs of constant stride; then neighbouring bits that run together become one run. */

@@ -72,10 +72,11 @@ function isProved(type: Type, encoder: BlockEncoder): boolean {
   return true;
 }
 
-/** The element of a type that is nothing else. */
+/** The element of a type that is nothing else, and a float of the usual kind. */
 function plainFloat({ blockSize, value }: Type): FloatElement | null {
-  const isPlain = blockSize === 1 && value.kind === "element" && value.field.bit === 0;
-  return isPlain && value.field.element.kind === "float" ? value.field.element : null;
+  if (blockSize !== 1 || value.kind !== "element") return null;
+  const { element } = value.field;
+  return element.kind === "float" && element.sign === "yes" && element.subnormals === "yes" ? element : null;
 }
 
 function roundingEncoder(element: FloatElement): BlockEncoder {

@@ -142,8 +142,8 @@ describe("a type that nobody listed", () => {
     expect(keys).toEqual([
       "lutra.ladder.type.19456",
       "lutra.ladder.source.own64.ladder",
-      "lutra.ladder.source.bytes.ladder",
       "lutra.ladder.source.float.ladder",
+      "lutra.ladder.source.bytes.ladder",
     ]);
     expect(metadata.string("lutra.ladder.source.own64.ladder")).toBe(readFileSync(own64, "utf8"));
     const float = standardTexts().find(({ name }) => name === "float.ladder")!;

@@ -120,11 +120,11 @@ test.each([
   ],
   [
     "qs : U8[32] value[i] = qs[qs[0]]",
-    "5:27: error[wrong-kind]: an index is made of numbers and i with +, -, *, div and mod",
+    "5:27: error[wrong-kind]: an index is made of numbers and i with +, -, *, div, mod and if",
   ],
   [
-    "qs : U8[32] value[i] = qs[if i < 2 then 1 else 2]",
-    "5:27: error[wrong-kind]: an index is made of numbers and i with +, -, *, div and mod",
+    "qs : U8[32] value[i] = qs[if i < 30 then i + 2 else i + 1]",
+    "5:27: error[index-range]: qs[if i < 30 then i + 2 else i + 1] reads entry 32 at i = 31\n= qs has entries 0 to 31",
   ],
   [
     "qs : U8[32] value[i] = qs[0.5 + i]",
@@ -141,7 +141,7 @@ test.each([
   ],
   [
     "x : U8 value[i] = 0.1 * x",
-    "5:19: error[number]: 0.1 has no exact binary value, and a value is exact\n= write a fraction of a power of two, such as 0.5 or 0.375",
+    "5:19: error[number]: 0.1 has no exact binary value, and a value is exact\n= write a fraction of a power of two, such as 0.5 or 0.375, or a hexadecimal one, such as 0x1.8p-3",
   ],
   ["x : U8 value[i] = x value[i] = x", "5:21: error[duplicate-name]: the value is already given above"],
   ["x : U8 value[x] = x", "5:14: error[duplicate-name]: the index x has the name of a field or code of this block"],
@@ -169,7 +169,7 @@ test.each([
     "5:36: error[number]: the width of this slice must be a whole number from 1 to 8, not 9",
   ],
   [
-    "x : U8 code q[i < 4] = x value[i] = 1",
+    "x : U8 code q[i < 4] = 3 value[i] = 1",
     "5:24: error[wrong-kind]: a code is made of bits, and this is a number\n= write a slice such as qs[i].bits(0 +: 4), or slices joined by ++",
   ],
   [
@@ -194,7 +194,7 @@ test.each([
   ],
   [
     "x : U8 code q[i < 4] = x.bits(0 +: 8) ++ x.bits(0 +: 8) ++ x.bits(0 +: 8) ++ x.bits(0 +: 8) ++ x.bits(0 +: 8) value[i] = 1",
-    "5:24: error[size]: code q has 40 bits; at most 32 are allowed",
+    "5:24: error[size]: these are 40 bits; at most 32 can be joined",
   ],
 ])("a block with %s", (items, expected) => {
   expect(finding(items)).toBe(expected);
@@ -251,8 +251,8 @@ function show(expr: Expr, text: string): string {
   if (expr.kind === "binary") return `(${show(expr.left, text)} ${expr.operator} ${show(expr.right, text)})`;
   if (expr.kind === "negate") return `-${show(expr.operand, text)}`;
   if (expr.kind !== "choose") return text.slice(expr.span.start, expr.span.end);
-  const condition = `${show(expr.left, text)} ${expr.operator} ${show(expr.right, text)}`;
-  return `(${condition} ? ${show(expr.yes, text)} : ${show(expr.no, text)})`;
+  const { left, operator, right } = expr.condition;
+  return `(${show(left, text)} ${operator} ${show(right, text)} ? ${show(expr.yes, text)} : ${show(expr.no, text)})`;
 }
 
 test("operators bind as in arithmetic, if and ++ loosest, and spans cover what they name", () => {

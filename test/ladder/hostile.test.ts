@@ -47,12 +47,12 @@ test.each([
   [
     "a width of 2^31 bits",
     lone("element A = int(bits: 2147483648, coding: unsigned)"),
-    "bits must be a whole number from 1 to 32, not 2147483648",
+    "bits must be a whole number from 1 to 64, not 2147483648",
   ],
   [
     "a number of 10,000 digits",
     lone(`element A = int(bits: ${"9".repeat(10_000)}, coding: unsigned)`),
-    "bits must be a whole number from 1 to 32, not 99999999999999999999...",
+    "bits must be a whole number from 1 to 64, not 99999999999999999999...",
   ],
   ["a constant of 10,000 digits", block("9".repeat(10_000)), "a number may have at most 32 characters; this has 10000"],
   ["a block of itself", lone("block A[2] { x : A value[i] = x }"), "A is a block; a field is made of elements"],

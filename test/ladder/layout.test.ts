@@ -3,12 +3,15 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { add, type Exact, exactNumber, exactValue, multiply, negate } from "../../src/ladder/exact.ts";
+import { add, type Exact, exactNumber, exactValue, fromNumber, multiply, negate } from "../../src/ladder/exact.ts";
 import {
   type AffineStructure,
   type Codes,
   type FloatField,
   type GroupTerm,
+  type MappedStructure,
+  mappedStructureOf,
+  type MappedTerm,
   type Structure,
   structureOf,
 } from "../../src/ladder/layout.ts";
@@ -40,10 +43,11 @@ function exactly(x: number): Exact {
   return exactNumber(BigInt(x * 2 ** -exponent), exponent);
 }
 
+const usual = { sign: "yes", subnormals: "yes", overflow: "infinity" } as const;
 const FORMATS: Readonly<Record<FloatField["format"], FloatElement>> = {
-  f16: { kind: "float", name: "f16", bits: 16, exponent: 5, mantissa: 10, bias: 15, special: "ieee" },
-  bf16: { kind: "float", name: "bf16", bits: 16, exponent: 8, mantissa: 7, bias: 127, special: "ieee" },
-  f32: { kind: "float", name: "f32", bits: 32, exponent: 8, mantissa: 23, bias: 127, special: "ieee" },
+  f16: { kind: "float", name: "f16", bits: 16, exponent: 5, mantissa: 10, bias: 15, special: "ieee", ...usual },
+  bf16: { kind: "float", name: "bf16", bits: 16, exponent: 8, mantissa: 7, bias: 127, special: "ieee", ...usual },
+  f32: { kind: "float", name: "f32", bits: 32, exponent: 8, mantissa: 23, bias: 127, special: "ieee", ...usual },
 };
 
 function fieldValue({ format, byte }: FloatField, block: Uint8Array): Exact {
@@ -51,7 +55,15 @@ function fieldValue({ format, byte }: FloatField, block: Uint8Array): Exact {
   const field = { name: "x", element, count: 1, bit: 0 };
   const value = { kind: "element", field, index: { kind: "constant", value: 0 } } as const;
   const blockBytes = element.bits / 8;
-  const type: Type = { name: format, blockSize: 1, blockBytes, ids: new Map(), fields: [field], value };
+  const type: Type = {
+    name: format,
+    blockSize: 1,
+    blockBytes,
+    ids: new Map(),
+    fields: [field],
+    value,
+    reference: null,
+  };
   return exactValue(type, block.subarray(byte, byte + blockBytes), 0);
 }
 
@@ -74,10 +86,27 @@ function structureValue(
   return offset === null ? product : add(product, termAt(offset, block, group));
 }
 
+function mapped(codes: Codes & { readonly map: readonly number[] | null }, block: Uint8Array, entry: number): Exact {
+  const code = codeAt(codes, block, entry);
+  return codes.map === null ? exactNumber(code) : fromNumber(codes.map[Number(code)]!);
+}
+
+function mappedTerm(term: MappedTerm, block: Uint8Array, group: number): Exact {
+  const plain = termAt({ ...term, codes: null }, block, group);
+  if (term.codes === null) return plain;
+  return multiply(plain, add(mapped(term.codes, block, group), negate(exactly(term.codes.bias))));
+}
+
+function mappedValue({ codes, groupSize, zero, scale, offset }: MappedStructure, block: Uint8Array, i: number): Exact {
+  const group = Math.floor(i / groupSize);
+  const product = multiply(mappedTerm(scale, block, group), add(mapped(codes, block, i), negate(exactly(zero))));
+  return offset === null ? product : add(product, mappedTerm(offset, block, group));
+}
+
 const unsignedZero = (x: Exact): Exact => (x.kind === "finite" && x.significand === 0n ? exactNumber(0n) : x);
 
 test("the formats in use and most odd ones have an integer structure", () => {
-  const builtin = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q6_K TQ2_0 U8 I8";
+  const builtin = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 Q1_0 Q2_0 Q2_0_128 Q2_K Q3_K Q4_K Q5_K Q6_K TQ2_0 Q8_K U8 U16 I8 I16";
   const odd =
     "TwoFields Straddle Twos5 HighFirst Mixed Rotated HalfZero Turned Expanded SameField SharedScale Unscaled Wide FarApart WideProduct WideScale";
   expect(affine.map(({ name }) => name).join(" ")).toBe(`${builtin} ${odd}`);
@@ -86,6 +115,7 @@ test("the formats in use and most odd ones have an integer structure", () => {
 test.each(affine)("$name: scale(g) * (code(i) - zero) + offset(g) is the value, exactly", ({ type, structure }) => {
   const { scale, offset } = structure;
   const fields = [...scale.fields, ...(offset?.fields ?? [])];
+  expect(mappedStructureOf(type)).toEqual(structure);
   fc.assert(
     fc.property(blockOf(type), fc.nat(type.blockSize - 1), (block, i) => {
       fc.pre(fields.every((field) => fieldValue(field, block).kind === "finite"));
@@ -125,9 +155,31 @@ test.each(affine)(
   },
 );
 
+const tabled = [...program.types.values()].flatMap((type) => {
+  const structure = mappedStructureOf(type);
+  return structure.kind === "mapped" ? [{ name: type.name, type, structure }] : [];
+});
+
+test("formats with codebooks of integers or small scales have a mapped structure", () => {
+  expect(tabled.map(({ name }) => name).join(" ")).toBe(
+    "IQ4_NL IQ4_XS MXFP4 NVFP4 OCP_MXFP6_E3M2 OCP_MXFP6_E2M3 OCP_MXFP4 OCP_MXINT8 SmallFloatScale",
+  );
+});
+
+test.each(tabled)("$name: with the tables, the same equation holds exactly", ({ type, structure }) => {
+  expect(structureOf(type).kind).toBe("none");
+  fc.assert(
+    fc.property(blockOf(type), fc.nat(type.blockSize - 1), (block, i) => {
+      const expected = exactValue(type, block, i);
+      fc.pre(expected.kind === "finite");
+      expect(unsignedZero(mappedValue(structure, block, i))).toEqual(unsignedZero(expected));
+    }),
+  );
+});
+
 test("the structures of the built-in types read as written down", async () => {
   const builtin = [...programWith().types.values()];
-  const text = builtin.map((type) => `${type.name}: ${describe(structureOf(type))}`).join("\n");
+  const text = builtin.map((type) => `${type.name}: ${describe(mappedStructureOf(type))}`).join("\n");
   await expect(`${text}\n`).toMatchFileSnapshot("../golden/ladder/structures.txt");
 });
 
@@ -151,9 +203,9 @@ test("an odd format gets the structure that a person would derive", () => {
 });
 
 test.each([
-  ["SmallFloatScale", "d is E4M3, which is none of f16, bf16 and f32"],
-  ["SmallFloats", "its value is computed from float fields alone"],
-  ["E4M3", "x is E4M3, which is none of f16, bf16 and f32"],
+  ["SmallFloatScale", "its scales stand for numbers through a table"],
+  ["SmallFloats", "x stands for numbers that are no small multiples of one number"],
+  ["E4M3", "x stands for numbers that are no small multiples of one number"],
   ["ChangingScale", "the float field d changes inside the block"],
   ["Square", "its value has q to the power of 2"],
   ["TwoCodes", "both a and b change every value"],
@@ -188,20 +240,23 @@ function described(name: string): string {
   return describe(structureOf(typeNamed(program, name)));
 }
 
-function gathered({ runs, bits, flip }: Codes): string {
+function gathered(codes: Codes & { readonly map?: readonly number[] | null }): string {
+  const { runs, bits, flip } = codes;
   const list = runs.map(({ first, count, bit, step, width, shift }) => {
     const from = first === 0 ? "" : ` from ${first}`;
     return `${count} x ${width}${from} at bit ${bit} step ${step}${shift === 0 ? "" : ` shift ${shift}`}`;
   });
-  return `code, ${bits} bits${flip === 0 ? "" : ` xor ${flip}`}: ${list.join("; ")}`;
+  const entries = codes.map?.length === 16 ? codes.map.join(" ") : `${codes.map?.length} entries`;
+  const through = codes.map ? ` through ${entries}` : "";
+  return `code, ${bits} bits${flip === 0 ? "" : ` xor ${flip}`}: ${list.join("; ")}${through}`;
 }
 
 /** A structure as a person would write it down. */
-function describe(structure: Structure): string {
+function describe(structure: Structure | MappedStructure): string {
   if (structure.kind === "float") return `${structure.format} as it is`;
   if (structure.kind === "none") return `none, ${structure.reason}`;
   const { codes, groupSize, zero, scale, offset } = structure;
-  const term = (name: string, { constant, fields, codes: own }: GroupTerm): string[] => {
+  const term = (name: string, { constant, fields, codes: own }: GroupTerm | MappedTerm): string[] => {
     const factors = fields.map(({ format, byte }) => `${format} at byte ${byte}`);
     if (own !== null) factors.push(`(code - ${own.bias})`);
     if (constant !== 1 || factors.length === 0) factors.unshift(String(constant));

@@ -58,7 +58,6 @@ export const oddTypes = `
 import "float.ladder"
 import "int.ladder"
 
-element U3 = int(bits: 3, coding: unsigned)
 element Z3 = int(bits: 3, coding: offset, zero: 3)
 element S5 = int(bits: 5, coding: twos)
 element U12 = int(bits: 12, coding: unsigned)

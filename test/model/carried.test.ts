@@ -94,6 +94,7 @@ describe("is refused in one line:", () => {
 
   test("an id that a standard type has", () => {
     const taken = {
+      ...program,
       types: new Map([["Taken", { ...program.types.get("F32")!, ids: new Map([["gguf", FIRST_CARRIED_ID]]) }]]),
     };
     const bytes = gguf({ pairs: [own, [TYPE, "string", "Own"]] });

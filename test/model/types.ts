@@ -9,7 +9,10 @@ import type { Program, Type, Value } from "../../src/ladder/type.ts";
 const ZERO: Value = { kind: "constant", significand: 0n, exponent: 0 };
 
 function type(name: string, blockSize: number, blockBytes: number, gguf: number): [string, Type] {
-  return [name, { name, blockSize, blockBytes, ids: new Map([["gguf", gguf]]), fields: [], value: ZERO }];
+  return [
+    name,
+    { name, blockSize, blockBytes, ids: new Map([["gguf", gguf]]), fields: [], value: ZERO, reference: null },
+  ];
 }
 
 export const program: Program = {
@@ -20,6 +23,11 @@ export const program: Program = {
     type("Q8_0", 32, 34, 8),
     type("TQ2_0", 256, 66, 35),
   ]),
+  elements: new Map(),
+  tensors: new Map(),
+  claims: [],
+  devices: new Map(),
+  gemms: new Map(),
 };
 
 /** Bytes in memory as a file. */
