@@ -14,7 +14,7 @@ import {
   type Run,
 } from "./layout.ts";
 import { numbersOf, operandsAreExact, roundsOnce } from "./range.ts";
-import type { Bits, Condition, Element, Index, Type, Value } from "./type.ts";
+import type { Bits, Condition, Element, FloatElement, Index, Type, Value } from "./type.ts";
 
 /**
  * Decodes consecutive blocks. out[b * blockSize + i] is the value of element i of block b, equal to
@@ -92,11 +92,16 @@ function floatFactors(value: Value): string | null {
   return places.toSorted((a, b) => Number(a) - Number(b)).join(" ");
 }
 
-/** A code, or an element that the structure has as a code, plus or minus constants. */
+function isPositive(value: Value): boolean {
+  return value.kind === "constant" && value.significand > 0n;
+}
+
+/** A code, or an element that the structure has as a code, plus or minus constants and times positive ones. */
 function isIntegerFactor(value: Value): boolean {
   if (value.kind === "code" || value.kind === "apply") return true;
   if (value.kind === "element") return value.field.element.kind !== "float" || value.field.element.bits <= 8;
-  if (value.kind !== "binary" || value.operator === "*") return false;
+  if (value.kind !== "binary") return false;
+  if (value.operator === "*") return isPositive(value.left) && isIntegerFactor(value.right);
   if (value.right.kind === "constant") return isIntegerFactor(value.left);
   return value.operator === "+" && value.left.kind === "constant" && isIntegerFactor(value.right);
 }
@@ -215,6 +220,9 @@ function gatherRun(run: Run, bytes: Uint8Array, base: number, into: Uint16Array)
 
 // --- by expression, and by definition -------------------------------------------------------------------------------
 
+/** Elements of up to this width are decoded by a list of their values. */
+const LISTED_BITS = 16;
+
 /** A number out of the block at `base`, for its element i. */
 type Read = (bytes: Uint8Array, base: number, i: number) => number;
 
@@ -243,8 +251,13 @@ function compileValue(value: Value, size: number): Read {
     case "element": {
       const { field, index } = value;
       const { element } = field;
-      const raw = compileSlice(field, index, { kind: "constant", value: 0 }, element.bits, size);
-      return compileElement(element, raw, null);
+      const part = (low: number, width: number): Read =>
+        compileSlice(field, index, { kind: "constant", value: low }, width, size);
+      if (element.kind !== "float" || element.bits <= LISTED_BITS)
+        return compileElement(element, part(0, element.bits), null);
+      // In two parts, since 64 bits are more than a double holds.
+      const { mantissa, bits } = element;
+      return compileFloat(element, part(0, mantissa), part(mantissa, bits - mantissa));
     }
     case "apply": {
       const lane = value.element.kind === "table" && value.element.lanes > 1 ? compileIndex(value.lane, size) : null;
@@ -282,29 +295,32 @@ function compileElement(element: Element, raw: Read, lane: Read | null): Read {
       return (code < flip ? code + flip : code - flip) - zero;
     };
   }
-  if (element.bits > 16) return compileFloat(element, raw);
+  if (element.kind === "float" && element.bits > LISTED_BITS) {
+    const one = 2 ** element.mantissa;
+    const rest: Read = (bytes, base, i) => Math.floor(raw(bytes, base, i) / one);
+    return compileFloat(element, (bytes, base, i) => raw(bytes, base, i) % one, rest);
+  }
   const numbers = numbersOf(element);
   if (lane === null) return (bytes, base, i) => numbers[raw(bytes, base, i)]!;
   const lanes = element.kind === "table" ? element.lanes : 1;
   return (bytes, base, i) => numbers[raw(bytes, base, i) * lanes + lane(bytes, base, i)]!;
 }
 
-/** A float too wide to list; only floats are. */
-function compileFloat(element: Element, raw: Read): Read {
-  if (element.kind !== "float")
-    throw new Error(`${element.name} has ${element.bits} bits, and only floats go beyond 16`);
-  const { exponent, mantissa, bias, special } = element;
+/** A float too wide to list, from its fraction and what lies above it. */
+function compileFloat({ exponent, mantissa, bias, special }: FloatElement, fractionOf: Read, restOf: Read): Read {
   const [one, top] = [2 ** mantissa, 2 ** exponent - 1];
+  const units = Float64Array.from({ length: 2 ** exponent }, (_, power) =>
+    toNumber(exactNumber(1n, Math.max(power, 1) - bias - mantissa)),
+  );
   return (bytes, base, i) => {
-    const code = raw(bytes, base, i);
-    const fraction = code % one;
-    const rest = Math.floor(code / one);
+    const fraction = fractionOf(bytes, base, i);
+    const rest = restOf(bytes, base, i);
     const power = rest % (top + 1);
     const sign = rest > top ? -1 : 1;
     if (special === "ieee" && power === top) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
     if (special === "fn" && power === top && fraction === one - 1) return Number.NaN;
     if (special === "fnuz" && sign === -1 && power === 0 && fraction === 0) return Number.NaN;
-    return sign * (power === 0 ? fraction : fraction + one) * 2 ** (Math.max(power, 1) - bias - mantissa);
+    return sign * (power === 0 ? fraction : fraction + one) * units[power]!;
   };
 }
 
@@ -362,20 +378,66 @@ function compileSlice(field: Type["fields"][number], element: Index, low: Index,
 function compileIndex(index: Index, size: number): Read {
   if (index.kind === "constant") return () => index.value;
   if (index.kind === "variable") return (_bytes, _base, i) => i;
-  if (readsData(index)) return (bytes, base, i) => indexAt(index, i, bytes.subarray(base));
-  if (size > MAX_LISTED) return (_bytes, _base, i) => indexAt(index, i);
+  if (readsData(index) || size > MAX_LISTED) return compileArithmetic(index, size);
   const domain = Array.from({ length: size }, (_, i) => i);
   const listed = indexOver(index, domain).slice(0, size);
   return (_bytes, _base, i) => listed[i]!;
 }
 
+/** An index worked out as it comes: the same as indexAt, but for sums beyond 2^31, which no place reaches. */
+function compileArithmetic(index: Index, size: number): Read {
+  switch (index.kind) {
+    case "constant":
+    case "variable":
+      return compileIndex(index, size);
+    case "stored": {
+      const raw = compileSlice(
+        index.field,
+        index.index,
+        { kind: "constant", value: 0 },
+        index.field.element.bits,
+        size,
+      );
+      return compileElement(index.field.element, raw, null);
+    }
+    case "choose": {
+      const [yes, no] = [compileIndex(index.yes, size), compileIndex(index.no, size)];
+      const holds = compileCondition(index.condition, size);
+      return (bytes, base, i) => (holds(bytes, base, i) ? yes : no)(bytes, base, i);
+    }
+    case "binary": {
+      const [left, right] = [compileIndex(index.left, size), compileIndex(index.right, size)];
+      switch (index.operator) {
+        case "+":
+          return (bytes, base, i) => left(bytes, base, i) + right(bytes, base, i);
+        case "-":
+          return (bytes, base, i) => left(bytes, base, i) - right(bytes, base, i);
+        case "*":
+          return (bytes, base, i) => left(bytes, base, i) * right(bytes, base, i);
+        case "div":
+          return (bytes, base, i) => Math.floor(left(bytes, base, i) / right(bytes, base, i));
+        case "mod":
+          return (bytes, base, i) => {
+            const [a, b] = [left(bytes, base, i), right(bytes, base, i)];
+            return a - b * Math.floor(a / b);
+          };
+      }
+    }
+  }
+}
+
 /** `width` bits from bit `start` of the block at `base`, as a number below 2^53. */
 function unsigned(bytes: Uint8Array, base: number, start: number, width: number): number {
   let at = base + Math.floor(start / 8);
-  let have = 8 - (start % 8);
-  let raw = bytes[at]! >> (8 - have);
-  for (; have < width; have += 8) raw += bytes[++at]! * 2 ** have;
-  return raw % 2 ** width;
+  const down = start % 8;
+  let raw = bytes[at]! >> down;
+  if (width < 8 - down) return raw & ((1 << width) - 1);
+  for (let have = 8 - down; have < width; have += 8) {
+    const byte = bytes[++at]!;
+    // What is not wanted of the last byte is left out, so that nothing goes beyond 53 bits.
+    raw += (width - have < 8 ? byte & ((1 << (width - have)) - 1) : byte) * 2 ** have;
+  }
+  return raw;
 }
 
 function exactDecoder(type: Type): Decoder {

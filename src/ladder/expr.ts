@@ -145,5 +145,6 @@ export function elementBits(field: Field, index: number): readonly number[] {
  */
 export function firstBit({ name, element, count, bit }: Field, index: number): number {
   if (index >= 0 && index < count) return bit + index * element.bits;
-  throw new RangeError(`${name} has entries 0 to ${count - 1}, and the data ask for entry ${index}`);
+  const asked = Number.isNaN(index) ? "one beyond 2^31" : `entry ${index}`;
+  throw new RangeError(`${name} has entries 0 to ${count - 1}, and the data ask for ${asked}`);
 }

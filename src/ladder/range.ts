@@ -6,7 +6,7 @@ import { elementValue, toNumber } from "./exact.ts";
 import type { FloatField, MappedCodes, MappedStructure, MappedTerm } from "./layout.ts";
 import type { Element, Value } from "./type.ts";
 
-/** Bits of one element that are read into a double. */
+/** Bits of an integer that is read into a double. */
 const MAX_READ_BITS = 53;
 
 /** Numbers that are doubles: multiples of 2^low of size below 2^high, with at most `bits` significant bits. */
@@ -69,13 +69,19 @@ function unsignedRange(bits: number): Range | null {
   return exactRange({ low: 0, high: bits, bits });
 }
 
+/** The range that holds nothing but 0, which adds nothing. */
+const ZERO: Range = { low: 0, high: 0, bits: 0 };
+const isZero = ({ low, high, bits }: Range): boolean => low === 0 && high === 0 && bits === 0;
+
 /** The range of one double. */
 function numberRange(x: number): Range | null {
+  if (x === 0) return ZERO;
   let low = 0;
   let whole = Math.abs(x);
   for (; !Number.isInteger(whole); low--) whole *= 2;
-  const bits = whole.toString(2).length;
-  return exactRange({ low, high: low + bits, bits });
+  const digits = whole.toString(2);
+  const bits = digits.replace(/0+$/, "").length;
+  return exactRange({ low: low + digits.length - bits, high: low + digits.length, bits });
 }
 
 function times(a: Range | null, b: Range | null): Range | null {
@@ -85,6 +91,8 @@ function times(a: Range | null, b: Range | null): Range | null {
 
 function plus(a: Range | null, b: Range | null): Range | null {
   if (a === null || b === null) return null;
+  if (isZero(a)) return b;
+  if (isZero(b)) return a;
   const low = Math.min(a.low, b.low);
   const high = Math.max(a.high, b.high) + 1;
   return exactRange({ low, high, bits: high - low });
@@ -120,10 +128,10 @@ function rangeOf(value: Value): Range | null {
   }
 }
 
-/** The range of an element's finite values; null for those too wide to be read as one double. */
+/** The range of an element's finite values; null for integers too wide to be read as one double. */
 function elementRange(element: Element): Range | null {
-  if (element.bits > MAX_READ_BITS) return null;
   if (element.kind === "int") {
+    if (element.bits > MAX_READ_BITS) return null;
     const bits = Math.max(element.zero, 2 ** element.bits - 1 - element.zero).toString(2).length;
     return exactRange({ low: 0, high: bits, bits });
   }

@@ -98,6 +98,9 @@ interface Home {
 /** What the parameters of a declaration stand for. */
 type Bound = ReadonlyMap<string, Element | number>;
 
+/** Values of all tables together; those of all known formats have some 50,000. */
+const MAX_LISTED = 2 ** 20;
+
 const NOTHING: Bound = new Map();
 const NO_IDS: ReadonlyMap<string, number> = new Map();
 
@@ -111,6 +114,8 @@ class Resolver {
   private readonly known = new Map<string, Endpoint | null>();
   private readonly underway = new Set<string>();
   private readonly taken = new Map<string, string>();
+  /** Values of all tables so far. */
+  private listed = 0;
 
   constructor(files: ReadonlyMap<string, Ast.FileAst>, texts: ReadonlyMap<string, string>, report: Report) {
     this.files = files;
@@ -279,7 +284,14 @@ class Resolver {
     const ids = (): ReadonlyMap<string, number> => (given.size === 0 ? this.ids(declaration) : NO_IDS);
     switch (declaration.kind) {
       case "element": {
+        // A few characters can ask for many values: what is beyond the limit is not made.
+        if (this.listed > MAX_LISTED) return null;
         const element = resolveElement(declaration, name, numbers, report);
+        if (element?.kind === "table") this.listed += element.values.length;
+        if (this.listed > MAX_LISTED) {
+          const message = `the tables up to ${name} have ${this.listed} values; at most ${MAX_LISTED} are allowed`;
+          report("limit", declaration.name.span, message);
+        }
         return element === null ? null : { kind: "element", element };
       }
       case "block": {

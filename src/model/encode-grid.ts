@@ -90,12 +90,9 @@ export function nearestLevel(levels: Float64Array, x: number): number {
   return low;
 }
 
-/**
- * The same for a table, in a few steps: the search begins in the part where x lies. Next to the middle between two
- * levels, the rounding of the part may decide.
- */
-function numberIn({ starts, density, middles }: LevelSearch, lowest: number, x: number): number {
-  const part = Math.floor((x - lowest) * density);
+/** The same for a table, in a few steps: the search begins in the part of the range where x lies. */
+function numberIn(levels: Float64Array, { starts, density, middles }: LevelSearch, x: number): number {
+  const part = Math.floor((x - levels[0]!) * density);
   if (!(part >= 0)) return 0;
   if (part >= PARTS) return middles.length;
   let low = starts[part]!;
@@ -105,7 +102,8 @@ function numberIn({ starts, density, middles }: LevelSearch, lowest: number, x: 
     if (x < middles[middle]!) high = middle;
     else low = middle + 1;
   }
-  return low;
+  // The part is rounded: next to its ends, and where levels are far finer than their range, x may lie in another.
+  return x < middles[low - 1]! || x >= middles[low]! ? nearestLevel(levels, x) : low;
 }
 
 /** Puts the sums for x[from, to) into `sums`. */
@@ -116,10 +114,10 @@ export function gridSums(x: Float64Array, from: number, to: number, grid: Grid, 
   let square = 0;
   let product = 0;
   if (grid.kind === "table") {
-    const { levels, search, lowest } = grid;
+    const { levels, search } = grid;
     for (let i = from; i < to; i++) {
       const value = x[i]!;
-      const l = levels[numberIn(search, lowest, (value - offset) * inverse)]!;
+      const l = levels[numberIn(levels, search, (value - offset) * inverse)]!;
       level += l;
       square += l * l;
       product += value * l;
@@ -147,10 +145,10 @@ export function gridError(x: Float64Array, from: number, to: number, grid: Grid,
   const inverse = Math.abs(step) < NO_STEP ? 0 : 1 / step;
   let error = 0;
   if (grid.kind === "table") {
-    const { levels, search, lowest } = grid;
+    const { levels, search } = grid;
     for (let i = from; i < to; i++) {
       const value = x[i]!;
-      const rest = step * levels[numberIn(search, lowest, (value - offset) * inverse)]! + offset - value;
+      const rest = step * levels[numberIn(levels, search, (value - offset) * inverse)]! + offset - value;
       error += rest * rest;
     }
     return error;
@@ -177,8 +175,8 @@ export function gridNumbers(
 ): void {
   const inverse = Math.abs(step) < NO_STEP ? 0 : 1 / step;
   if (grid.kind === "table") {
-    const { search, lowest } = grid;
-    for (let i = from; i < to; i++) numbers[i] = numberIn(search, lowest, (x[i]! - offset) * inverse);
+    const { levels, search } = grid;
+    for (let i = from; i < to; i++) numbers[i] = numberIn(levels, search, (x[i]! - offset) * inverse);
     return;
   }
   const { zero, top } = grid;

@@ -22,7 +22,7 @@ const BACKGROUNDS = 8;
 const MAX_FLIPPED = 2 ** 25;
 /** Codes of one value are tried up to this width, codes of several values up to the other. */
 const MAX_CODE_BITS = 16;
-const MAX_SHARED_CODE_BITS = 12;
+const MAX_SHARED_BITS = 12;
 /** Scales of up to this many bits are taken one by one, as they may lie far apart; wider ones are rounded to. */
 const COARSE_BITS = 8;
 const MAX_SCALE_BITS = 16;
@@ -46,17 +46,27 @@ export function probedForm(type: Type): Probed {
     return none(`its block of ${blockSize} is too large`);
   const moved = movedValues(type);
   const widths = [...new Set(moved.map(({ size }) => size))].filter((size) => size > 0).toSorted((a, b) => b - a);
+  let reason: string | null = null;
   for (const width of widths) {
     const cells = cellsOf(moved, width);
-    const isSmall = cells.every(
-      ({ bits, values }) => bits.length <= (values.length === 1 ? MAX_CODE_BITS : MAX_SHARED_CODE_BITS),
+    const large = cells.find(
+      ({ bits, values }) => bits.length > (values.length === 1 ? MAX_CODE_BITS : MAX_SHARED_BITS),
     );
     const owned = cells.flatMap(({ values }) => values);
-    if (!isSmall || owned.length !== blockSize || new Set(owned).size !== blockSize) continue;
-    const probed = formWith(type, cells, knobsOf(moved, width));
-    if (probed.kind === "form" || width === widths.at(-1)) return probed;
+    if (large !== undefined) {
+      // Of a whole block that is no wonder: its scale is among them.
+      if (large.values.length === blockSize && blockSize > 1) continue;
+      reason = `${large.bits.length} stored bits choose ${plural(large.values.length)}, which is too many to try`;
+    } else if (owned.length === blockSize && new Set(owned).size === blockSize) {
+      const probed = formWith(type, cells, knobsOf(moved, width));
+      return probed.kind === "none" && reason !== null ? none(reason) : probed;
+    }
   }
-  return none(`its values share stored bits in a way that leaves no code of at most ${MAX_CODE_BITS} bits`);
+  return none(reason ?? "no stored bits were found that choose its values one by one");
+}
+
+function plural(values: number): string {
+  return values === 1 ? "a value" : `${values} values together`;
 }
 
 function none(reason: string): Probed {

@@ -53,7 +53,6 @@ place("bytes.ladder", "element BYTE = int(bits: 8, coding: unsigned)\n");
 const own6 = place(
   "own6.ladder",
   `import "float.ladder"
-element E3M2 = float(exponent: 3, mantissa: 2, bias: 3, special: none)
 block OWN6[32] {
   d : F16
   q : E3M2[32]
@@ -254,7 +253,7 @@ describe("is refused, and nothing is written:", () => {
   const empty = join(folder, "empty");
   mkdirSync(empty);
   const out = join(empty, "out.gguf");
-  const refused = (args: readonly string[], err: string | RegExp): void => {
+  const expectRefused = (args: readonly string[], err: string | RegExp): void => {
     const ended = lutra(["quantize", ...args]);
     expect([ended.code, ended.out]).toEqual([1, ""]);
     if (typeof err === "string") expect(ended.err).toBe(`lutra: ${err}\n`);
@@ -272,20 +271,20 @@ describe("is refused, and nothing is written:", () => {
         return { ...t, bytes: new Uint8Array(values.buffer) };
       }),
     );
-    refused(
+    expectRefused(
       [path, out, "--type", "Q4_0"],
       `${path}: tensor "blk.0.attn_q.weight": value 100 (row 3, column 4) is not finite; weights are finite numbers`,
     );
   });
 
   test("an output that is the input, is a folder, or has none", () => {
-    refused(
+    expectRefused(
       [tinyModel, tinyModel, "--type", "Q4_0"],
       `${tinyModel}: is the input too; name another file for the output`,
     );
-    refused([tinyModel, empty, "--type", "Q4_0"], `${empty}: is a directory; name a file in it`);
+    expectRefused([tinyModel, empty, "--type", "Q4_0"], `${empty}: is a directory; name a file in it`);
     const none = join(empty, "none");
-    refused(
+    expectRefused(
       [tinyModel, join(none, "out.gguf"), "--type", "Q4_0"],
       `${none}/out.gguf: there is no folder ${none}; make it first`,
     );
@@ -303,14 +302,14 @@ describe("is refused, and nothing is written:", () => {
 
   test("a text of types that is wrong, with all that is wrong in it", () => {
     const path = place("wrong.ladder", 'import "float.ladder"\nblock X[4] {\n  d : F61\n  value[i] = d * e\n}\n');
-    refused(
+    expectRefused(
       [tinyModel, out, "--type", "X", "--types-from", path],
       /^wrong\.ladder:3:7: error\[unknown-name\]: there is no element F61\n {3}3 \| {3}d : F61\n[^]*wrong\.ladder:4:/,
     );
   });
 
   test("a text that is not there", () => {
-    refused(
+    expectRefused(
       [tinyModel, out, "--type", "X", "--types-from", join(folder, "no.ladder")],
       `${folder}/no.ladder: no such file`,
     );
@@ -321,7 +320,7 @@ describe("is refused, and nothing is written:", () => {
       "taken.ladder",
       'import "int.ladder"\n@gguf(2)\nblock X[4] {\n  x : U8[4]\n  value[i] = x[i]\n}\n',
     );
-    refused(
+    expectRefused(
       [tinyModel, out, "--type", "X", "--types-from", path],
       "X: @gguf(2) is the id of Q4_0; leave it out, the file gives X one",
     );
@@ -332,7 +331,7 @@ describe("is refused, and nothing is written:", () => {
       "halves.ladder",
       'import "int.ladder"\nblock X[4] {\n  x : U8[2]\n  code q[i < 4] = x[i div 2].bits(0 +: 8)\n  value[i] = q[i]\n}\n',
     );
-    refused(
+    expectRefused(
       [tinyModel, out, "--type", "X", "--types-from", path],
       "cannot quantize to X: its values 0, 1 cannot be chosen freely",
     );

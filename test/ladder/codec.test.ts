@@ -43,6 +43,16 @@ test.each(["F32", "F16", "BF16", "U8", "I8"])("%s: every code of 16 bits decodes
   expect(differ).toBe(-1);
 });
 
+test("F64: doubles are read as they are", () => {
+  fc.assert(
+    fc.property(fc.double(), (x) => {
+      const out = new Float64Array(1);
+      decode(typeNamed(programWith(), "F64"), new Uint8Array(Float64Array.of(x).buffer), out);
+      expect(out[0]).toBe(x);
+    }),
+  );
+});
+
 test("constants down to the smallest double decode as defined", () => {
   // 39 factors of 2^-27, and then the last that a double still holds.
   const factors = Array.from({ length: 39 }, () => "0.000000007450580596923828125").join(" * ");

@@ -69,6 +69,92 @@ test.each([
     "after 50 errors the rest of the file is not read",
   ],
   [
+    "10,000 nested parameters",
+    lone(`type A = ${"U8<".repeat(10_000)}`),
+    "error[limit]: a type may nest at most 40 deep",
+  ],
+  [
+    "10,000 nested storages",
+    lone(`tensor A[n < N, k < K] ${"{ storage s ".repeat(10_000)}`),
+    "error[limit]: a storage may nest at most 40 deep",
+  ],
+  [
+    "10,000 nested joins",
+    lone(`block A[2] { x : U8[2] code c[i < 2] = ${"join j < 2 : ".repeat(10_000)} }`),
+    "error[limit]: an expression may nest at most 40 deep",
+  ],
+  [
+    "joins that multiply to 2^30 bits",
+    lone(
+      `block A[2] { x : U8[2] code c[i < 2] = ${Array.from({ length: 30 }, (_, j) => `join j${j} < 2 : `).join("")} x[i].bits(0 +: 1) value[i] = c[i] }`,
+    ),
+    "these are 64 bits; at most 32 can be joined",
+  ],
+  [
+    "codes that double their width 60 times",
+    lone(
+      `block A[2] { x : U8[2] code c0[i < 2] = x[i].bits(0 +: 1) ${Array.from({ length: 60 }, (_, j) => `code c${j + 1}[i < 2] = c${j}[i] ++ c${j}[i] `).join("")} value[i] = c60[i] }`,
+    ),
+    "these are 64 bits; at most 32 can be joined",
+  ],
+  [
+    "codes that ask each other twice, 60 times",
+    lone(
+      `block A[2] { x : U8[2] code c0[i < 2] = x[i] ${Array.from({ length: 60 }, (_, j) => `code c${j + 1}[i < 2] = if i < 1 then c${j}[i] else c${j}[1 - i] `).join("")} value[i] = c60[i] + y }`,
+    ),
+    "this block has no field or code y",
+  ],
+  [
+    "a table of 2^20 literals",
+    lone(`element T = table(bits: 16) [${"0,".repeat(2 ** 20)}0]`),
+    "at most 262144 are read",
+  ],
+  [
+    "a table of 120,000 literals",
+    lone(`element T = table(bits: 16) [${"0,".repeat(120_000)}0]`),
+    "2^16 codes are 65536 values, and 120001 are listed",
+  ],
+  [
+    "a table of 200,000 digits",
+    lone(`element T = table(bits: 16) [0] "${"0".repeat(200_000)}"`),
+    "a table has at most 65536 values",
+  ],
+  [
+    "a table of 2^16 codes and 64 lanes",
+    lone("element T = table(bits: 16, lanes: 64) [0]"),
+    "2^16 codes of 64 lanes are 4194304 values; at most 65536 are allowed",
+  ],
+  ["a constant of 2^1000000", block("0x1p1000000"), "0x1p1000000 is outside the powers of two from 2^-1100 to 2^1100"],
+  [
+    "types in a circle of 1,000",
+    lone(Array.from({ length: 1000 }, (_, k) => `type A${k} = A${(k + 1) % 1000}`).join("\n")),
+    "A0 is made of itself",
+  ],
+  [
+    "2,000 elements of 2^16 values",
+    lone(
+      Array.from({ length: 2000 }, (_, k) => `element T${k} = digits(base: 2, count: 1, bits: 16, order: first)`).join(
+        "\n",
+      ),
+    ),
+    "the tables up to T16 have 1114112 values; at most 1048576 are allowed",
+  ],
+  [
+    "a matrix of 2^31 columns",
+    lone("tensor A[n < N, k < K] requires K == 2147483647 { x : U8[N, K] value = x[n, k] }"),
+    "no matrix of up to 1024 x 8192 has the shape that A requires here",
+  ],
+  [
+    "a buffer of 2^62 bytes",
+    lone("tensor A[n < N, k < K] { x : U8[K * 2147483647, K * 2147483647] value = x[n, k] }"),
+    "",
+  ],
+  [
+    "an import outside the folder",
+    { "a.ladder": 'import "../../etc/passwd"' },
+    'an import is the name of a file beside this one, without a folder, and not "../../etc/passwd"',
+  ],
+  [
     "a chain of 2,000 imports that ends where it begins",
     Object.fromEntries(Array.from({ length: 2000 }, (_, k) => [`f${k}`, `import "f${(k + 1) % 2000}"`])),
     "f1999:1:8: error[import]: this import closes a cycle: f0 -> f1 -> f2",

@@ -24,6 +24,20 @@ export function findings(files: Readonly<Record<string, string>>): string {
   return resolution.diagnostics.map((diagnostic) => renderDiagnostic(diagnostic, texts)).join("\n");
 }
 
+const head = `element U8 = int(bits: 8, coding: unsigned)
+element U3 = int(bits: 3, coding: unsigned)
+element F16 = float(exponent: 5, mantissa: 10, bias: 15, special: ieee)
+`;
+
+/** What is found in a text behind three lines of elements, U8, U3 and F16, without the source lines. */
+export function remarks(text: string): string {
+  const lines = findings({ "a.ladder": head + text }).split("\n");
+  return lines
+    .filter((line) => !/^ +\d+ \||^ +\| +\^/.test(line))
+    .map((line) => line.trim().replace(/^a\.ladder:/, ""))
+    .join("\n");
+}
+
 /** The built-in files with a text of one's own, which must be right. */
 export function programWith(text = ""): Program {
   const files = { ...Object.fromEntries(builtinTexts), "own.ladder": text };

@@ -26,9 +26,6 @@ function typeOf(name: string): Type {
 const odd = declared(`
 import "float.ladder"
 import "int.ladder"
-element E4M3 = float(exponent: 4, mantissa: 3, bias: 7, special: fn)
-element E2M1 = float(exponent: 2, mantissa: 1, bias: 1, special: none)
-element E3M2 = float(exponent: 3, mantissa: 2, bias: 3, special: none)
 
 block Split3[32] { d : F16  low : U8[8]  high : U8[4]
   code q[i < 32] = high[i div 8].bits(i mod 8 +: 1) ++ low[i div 4].bits(2 * (i mod 4) +: 2)
@@ -40,7 +37,7 @@ block SubScales[64] { d : F16  sc : U8[2]  qs : U8[32]
 block ZeroPoints[32] { d : F16  z : U8[2]  qs : U8[16]
   code q[i < 32] = qs[i mod 16].bits(4 * (i div 16) +: 4)
   value[i] = d * q[i] - d * z[i div 16] }
-block PlusMinus[64] { d : BF16  qs : U8[8]
+block OwnBit[64] { d : BF16  qs : U8[8]
   code q[i < 64] = qs[i div 8].bits(i mod 8 +: 1)
   value[i] = d * (2 * q[i] - 1) }
 block TwoScales[16] { d : F16  e : F32  qs : I8[16]
@@ -51,11 +48,11 @@ block Fixed[16] { qs : I8[16]
   value[i] = qs[i] * 0.0625 }
 block Minus[16] { d : F16  s : I8[4]  qs : I8[16]
   value[i] = 3 - d * s[i div 4] * qs[i] }
-block Fp8[16] { d : F16  q : E4M3[16]
+block Fp8[16] { d : F16  q : E4M3FN[16]
   value[i] = d * q[i] }
-block Fp4[32] { s : E4M3  q : E2M1[32]
+block Fp4[32] { s : E4M3FN  q : E2M1[32]
   value[i] = s * q[i] }
-block Fp6[64] { d : F32  s : E4M3[4]  q : E3M2[64]
+block Fp6[64] { d : F32  s : E4M3FN[4]  q : E3M2[64]
   value[i] = d * s[i div 16] * q[i] }
 block Halves[32] { d : F16  qs : U8[16]
   code a[i < 32] = qs[i div 2].bits(0 +: 4)
@@ -107,27 +104,24 @@ function gaussian(count: number): Float64Array {
 /** The data of ggml's test-quantize-fns. */
 const wave = Float64Array.from({ length: 4096 }, (_, i) => 0.1 + 2 * Math.cos(i));
 
-const written = ["Split3", "SubScales", "ZeroPoints", "PlusMinus", "TwoScales", "Shifted", "Fixed", "Minus"];
+const written = ["Split3", "SubScales", "ZeroPoints", "OwnBit", "TwoScales", "Shifted", "Fixed", "Minus"];
 const probed = ["Fp8", "Fp4", "Fp6"];
 
 describe("the error that is told is that of the decoded values", () => {
-  test.each([...standard.types.keys(), ...written, ...probed, "E4M3"])(
-    "for %s, or it says why there is none",
-    (name) => {
-      const type = standard.types.get(name) ?? odd.get(name)!;
-      const values = gaussian(4096 * 2).subarray(0, Math.floor(8192 / type.blockSize) * type.blockSize);
-      let result: Outcome;
-      try {
-        result = outcome(type, values);
-      } catch (error) {
-        expect(String(error)).toMatch(/^Error: cannot quantize to \w+: [^\n]+$/);
-        expect(odd.has(name), "those here can be written").toBe(false);
-        return;
-      }
-      // Each is a sum of up to 8192 squares, whose terms are off by roundings of the values.
-      expect(Math.abs(result.told - result.error)).toBeLessThanOrEqual(1e-9 * result.squares);
-    },
-  );
+  test.each([...standard.types.keys(), ...written, ...probed])("for %s, or it says why there is none", (name) => {
+    const type = standard.types.get(name) ?? odd.get(name)!;
+    const values = gaussian(4096 * 2).subarray(0, Math.floor(8192 / type.blockSize) * type.blockSize);
+    let result: Outcome;
+    try {
+      result = outcome(type, values);
+    } catch (error) {
+      expect(String(error)).toMatch(/^Error: cannot quantize to \w+: [^\n]+$/);
+      expect(odd.has(name), "those here can be written").toBe(false);
+      return;
+    }
+    // Each is a sum of up to 8192 squares, whose terms are off by roundings of the values.
+    expect(Math.abs(result.told - result.error)).toBeLessThanOrEqual(1e-9 * result.squares);
+  });
 
   test("whatever the numbers", () => {
     const size = fc.integer({ min: -40, max: 10 });
@@ -203,11 +197,21 @@ describe("the error is below the limits of ggml's test-quantize-fns", () => {
     ["Q8_0", 0.002],
     ["Q4_K", 0.002],
     ["Q6_K", 0.002],
+    ["Q5_K", 0.002],
+    ["IQ4_NL", 0.002],
+    ["IQ4_XS", 0.002],
+    ["Q3_K", 0.004],
+    ["Q2_K", 0.0075],
+    ["TQ1_0", 0.01],
     ["TQ2_0", 0.01],
+    ["Q2_0", 0.01],
+    ["Q1_0", 0.025],
+    ["MXFP4", 0.003],
+    ["NVFP4", 0.003],
     ["Split3", 0.004],
     ["SubScales", 0.004],
     ["Fp4", 0.003],
-    ["PlusMinus", 0.025],
+    ["OwnBit", 0.025],
   ])("for %s: %f", (name, limit) => {
     const type = standard.types.get(name) ?? odd.get(name)!;
     expect(Math.sqrt(outcome(type, wave).error) / wave.length).toBeLessThan(limit);
@@ -216,7 +220,7 @@ describe("the error is below the limits of ggml's test-quantize-fns", () => {
 
 describe("against ggml's own quantisers", () => {
   const oracle = python();
-  const names = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ2_0", "BF16"];
+  const names = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4", "BF16"];
   const ggmlErrors = (values: Float64Array): ReadonlyMap<string, number> => {
     if ("unavailable" in oracle) throw new Error(oracle.unavailable);
     const script = `
@@ -236,8 +240,10 @@ print(json.dumps({name: error(name) for name in ${JSON.stringify(names)}}))`;
     for (const name of names) {
       const ours = outcome(typeOf(name), values).error;
       expect(ours, name).toBeLessThanOrEqual(theirs.get(name)! * (1 + 1e-9));
-      // Measured: 0.75 to 0.95 of ggml's error on all of these data; a search that does nothing would give 1.
-      if (name !== "BF16" && theirs.get(name)! > 0) expect(ours / theirs.get(name)!, name).toBeLessThan(0.96);
+      // Measured: 0.22 to 0.94 of ggml's error on all of these data; a search that does nothing would give 1. BF16 has
+      // no scale, and MXFP4 has powers of two, among which there is little to choose.
+      const isFree = name !== "BF16" && name !== "MXFP4" && theirs.get(name)! > 0;
+      if (isFree) expect(ours / theirs.get(name)!, name).toBeLessThan(0.96);
     }
   };
 
@@ -298,7 +304,7 @@ test("a number beyond the largest becomes the largest, and one between two the n
   expect([1e9, -1e9, 65_520].map(f16)).toEqual([65_504, -65_504, 65_504]);
   expect([1 + 2 ** -11, 1 + 3 * 2 ** -11, 1 + 2 ** -11 + 2 ** -30].map(f16)).toEqual([1, 1 + 2 ** -9, 1 + 2 ** -10]);
   expect([2 ** -25, 1.5 * 2 ** -24, 0.1 * 2 ** -24].map(f16)).toEqual([0, 2 ** -23, 0]);
-  const e4m3 = (x: number): number => outcome(odd.get("E4M3")!, Float64Array.of(x)).decoded[0]!;
+  const e4m3 = (x: number): number => outcome(typeOf("E4M3FN"), Float64Array.of(x)).decoded[0]!;
   expect([1e9, 449, 440, -460].map(e4m3)).toEqual([448, 448, 448, -448]);
 });
 
