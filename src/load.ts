@@ -4,7 +4,7 @@
 
 import type { WeightSource, WeightTensor } from "./backend.ts";
 import { openFile } from "./files.ts";
-import { standardProgram } from "./library.ts";
+import { COMMON_TYPES, standardProgram } from "./library.ts";
 import { type Config, readConfig } from "./model/config.ts";
 import { type Gguf, readGguf } from "./model/gguf.ts";
 import { type Metadata, ModelError } from "./model/metadata.ts";
@@ -57,9 +57,9 @@ export function load(path: string, options: LoadOptions = {}): Model {
       throw new RangeError(`${name}: ${value}; a whole number of at least 1 is needed`);
   }
   const source = openFile(path);
-  const program = standardProgram();
+  const program = standardProgram([COMMON_TYPES]);
   options.phase?.("number formats");
-  const gguf = readGguf(source, program, openFile);
+  const gguf = readGguf(source, program, openFile, () => standardProgram());
   options.phase?.("header");
   try {
     return modelOf(gguf, options);

@@ -10,11 +10,11 @@ import {
   type Unavailable,
   type WeightSource,
 } from "../backend.ts";
-import { type Structure, structureOf } from "../ladder/layout.ts";
+import { mappedStructureOf } from "../ladder/layout.ts";
 import type { Type } from "../ladder/type.ts";
 import type { Op } from "../ops.ts";
 import type { Plan } from "../plan.ts";
-import { matrixBytes, type Use, usableStructure, vectorBytes } from "./layout.ts";
+import { type Derived, matrixBytes, type Use, usableStructure, vectorBytes } from "./layout.ts";
 import { availableMemory, loadAddon, type NativeEngine, type NativeSession, usableCores } from "./native.ts";
 
 export interface CpuOptions {
@@ -127,7 +127,7 @@ class Table<K, T> {
 
 /** The plan with names replaced by indices, as addon.cpp reads it. */
 function describe(plan: Plan, weights: WeightSource): { description: object; weightBytes: number } {
-  const structures = new Map<Type, Structure>(); // deriving one takes a millisecond, and a model has few types
+  const structures = new Map<Type, Derived>(); // deriving one takes a millisecond, and a model has few types
   const types = new Table<Type, object>();
   const matrices = new Table<string, object>();
   const vectors = new Table<string, object>();
@@ -137,8 +137,8 @@ function describe(plan: Plan, weights: WeightSource): { description: object; wei
     const tensor = weights.tensor(name);
     if (tensor === undefined) throw new Error(`the model has no tensor ${name}`);
     const { type, file, byteOffset, shape } = tensor;
-    if (!structures.has(type)) structures.set(type, structureOf(type));
-    const structure = usableStructure(tensor, structures.get(type) as Structure, use);
+    if (!structures.has(type)) structures.set(type, mappedStructureOf(type));
+    const structure = usableStructure(tensor, structures.get(type) as Derived, use);
     weightBytes += use === "matrix" ? matrixBytes(structure, shape[0] ?? 0, shape[1] ?? 0) : vectorBytes(shape[0] ?? 0);
     const { blockSize, blockBytes } = type;
     return {

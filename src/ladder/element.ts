@@ -259,16 +259,17 @@ function table(name: string, bits: number, value: (code: number) => number): Tab
 
 /** The listed values in the order of the digits: 0 to 9, then a to z, one for each value. */
 function pick(listed: readonly number[], digits: readonly Ast.Name[], report: Report): number[] | null {
+  const meant = new Map(listed.map((value, k) => [k.toString(36), value]));
   const values: number[] = [];
   for (const { text, span } of digits) {
+    if (values.length + text.length > MAX_ENTRIES) {
+      report("number", span, `a table has at most ${MAX_ENTRIES} values`);
+      return null;
+    }
     for (const digit of text) {
-      const value = listed[Number.parseInt(digit, 36)];
-      if (value === undefined || values.length >= MAX_ENTRIES) {
-        const message =
-          value === undefined
-            ? `the digit ${digit} names none of the ${listed.length} values listed`
-            : `a table has at most ${MAX_ENTRIES} values`;
-        report("number", span, message);
+      const value = meant.get(digit);
+      if (value === undefined) {
+        report("number", span, `the digit ${digit} names none of the ${listed.length} values listed`);
         return null;
       }
       values.push(value);

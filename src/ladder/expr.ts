@@ -52,6 +52,49 @@ export function indexAt(index: Index, i: number, block: Uint8Array = NO_DATA): n
   }
 }
 
+/**
+ * Bounds of indexAt for every i from `low` to `high`, by interval arithmetic: all results lie in them, though they need
+ * not reach them. Null where none are found this way, as where it may divide by zero or leave +-2^31.
+ */
+export function boundsOf(index: Index, low: number, high: number): readonly [least: number, most: number] | null {
+  switch (index.kind) {
+    case "constant":
+      return [index.value, index.value];
+    case "variable":
+      return [low, high];
+    case "stored":
+      return null;
+    case "choose": {
+      const [yes, no] = [boundsOf(index.yes, low, high), boundsOf(index.no, low, high)];
+      return yes === null || no === null ? null : [Math.min(yes[0], no[0]), Math.max(yes[1], no[1])];
+    }
+    case "binary": {
+      const [left, right] = [boundsOf(index.left, low, high), boundsOf(index.right, low, high)];
+      if (left === null || right === null) return null;
+      const bounds = boundsOfBinary(index.operator, left, right);
+      return bounds !== null && bounds[0] >= -MAX_INDEX && bounds[1] <= MAX_INDEX ? bounds : null;
+    }
+  }
+}
+
+function boundsOfBinary(
+  operator: BinaryIndex["operator"],
+  [a, b]: readonly [number, number],
+  [c, d]: readonly [number, number],
+): readonly [number, number] | null {
+  if (operator === "+") return [a + c, b + d];
+  if (operator === "-") return [a - d, b - c];
+  if (operator === "*") {
+    const corners = [a * c, a * d, b * c, b * d];
+    return [Math.min(...corners), Math.max(...corners)];
+  }
+  // By one positive number, which is what formats divide by.
+  if (c !== d || c < 1) return null;
+  const [first, last] = [Math.floor(a / c), Math.floor(b / c)];
+  if (operator === "div") return [first, last];
+  return first === last ? [a - c * first, b - c * first] : [0, c - 1];
+}
+
 /** Room for the operands of nested operations, one for each depth; made once, since most texts have thousands. */
 const rooms: Float64Array[] = [];
 

@@ -4,7 +4,7 @@
 
 import type * as Ast from "./ast.ts";
 import { didYouMean } from "./diagnostic.ts";
-import { ARITHMETIC, COMPARISON, indexOver, readsData } from "./expr.ts";
+import { ARITHMETIC, boundsOf, COMPARISON, indexOver, readsData } from "./expr.ts";
 import { readExact, readInteger, type Report, shortName } from "./number.ts";
 import type { Bits, Code, Condition, Element, Field, Index, Value } from "./type.ts";
 
@@ -163,8 +163,11 @@ function resolveSlice(expr: Ast.Slice, scope: TermScope): Bits | null {
     scope.report("wrong-kind", expr.low.span, "only the entry that is read may depend on the data, not the bit");
     return null;
   }
-  const lows = indexOver(low, scope.domain);
   const { domain } = scope;
+  const lowest = boundsOver(low, domain);
+  if (lowest !== null && lowest[0] >= 0 && lowest[1] + width <= field.element.bits)
+    return { kind: "slice", field, element, low, width };
+  const lows = indexOver(low, domain);
   for (let d = 0; d < domain.length; d++) {
     const at = lows[d]!;
     if (at >= 0 && at + width <= field.element.bits) continue;
@@ -343,8 +346,10 @@ function inRange(
 ): boolean {
   // What the data give shows only when they are read.
   if (readsData(index)) return true;
-  const places = indexOver(index, scope.domain);
   const { domain } = scope;
+  const bounds = boundsOver(index, domain);
+  if (bounds !== null && bounds[0] >= 0 && bounds[1] < count) return true;
+  const places = indexOver(index, domain);
   for (let d = 0; d < domain.length; d++) {
     const at = places[d]!;
     if (at >= 0 && at < count) continue;
@@ -356,6 +361,12 @@ function inRange(
   return true;
 }
 
+/** boundsOf over a domain, which ascends; for one with gaps they hold for what is between as well. */
+function boundsOver(index: Index, domain: readonly number[]): readonly [least: number, most: number] | null {
+  const [first, last] = [domain[0], domain.at(-1)];
+  return first === undefined || last === undefined ? null : boundsOf(index, first, last);
+}
+
 /** A comparison of indices; null after a report. */
 export function resolveCondition({ operator, left: a, right: b }: Ast.Compare, scope: TermScope): Condition | null {
   const left = resolveIndex(a, scope);
@@ -363,6 +374,7 @@ export function resolveCondition({ operator, left: a, right: b }: Ast.Compare, s
   if (left === null || right === null) return null;
   if (readsData(left) || readsData(right)) return { operator, left, right };
   for (const [index, expr] of [[left, a] as const, [right, b] as const]) {
+    if (boundsOver(index, scope.domain) !== null) continue;
     const all = indexOver(index, scope.domain);
     const i = scope.domain.find((_, d) => Number.isNaN(all[d]));
     if (i === undefined) continue;

@@ -49,7 +49,10 @@ export function carriedPairs({ texts, types }: CarriedTypes): readonly GgufPair[
  * @throws ModelError where ids are not the next from FIRST_CARRIED_ID on or taken, or where the texts do not declare
  * the types
  */
-export function readCarried(metadata: Metadata, standard: ReadonlyMap<number, Type>): ReadonlyMap<number, Type> {
+export function readCarried(
+  metadata: Metadata,
+  standard: { find(id: number): Type | undefined },
+): ReadonlyMap<number, Type> {
   const { file } = metadata;
   const typeKeys = metadata.keys.filter((key) => key.startsWith(TYPE));
   const types = new Map<number, Type>();
@@ -75,7 +78,7 @@ export function readCarried(metadata: Metadata, standard: ReadonlyMap<number, Ty
     const id = FIRST_CARRIED_ID + n;
     if (key !== `${TYPE}${id}`)
       throw new ModelError(file, "key", quoted(key), `the ids count from ${FIRST_CARRIED_ID}: ${TYPE}${id} comes here`);
-    const owner = standard.get(id);
+    const owner = standard.find(id);
     if (owner !== undefined)
       throw new ModelError(file, key, quoted(metadata.string(key)), `the id ${id} belongs to ${owner.name}`);
     const name = metadata.string(key);

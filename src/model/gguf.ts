@@ -66,12 +66,41 @@ function readVersion(reader: HeaderReader): 2 | 3 {
   return reader.fail("version", version, "versions 2 and 3 can be read");
 }
 
-function readTensorInfo(
-  reader: HeaderReader,
-  index: number,
-  file: number,
-  byId: ReadonlyMap<number, Type>,
-): WeightTensor {
+/** Types by the ids of files. */
+interface TypesById {
+  find(id: number): Type | undefined;
+  /** "0 F32, 1 F16 ...", for errors. */
+  known(): string;
+}
+
+/** The types of `program`, and those of `more` from the first id on that is not among them. */
+function typesById(program: Program, more?: () => Program): TypesById {
+  const byId = new Map<number, Type>();
+  const addAll = ({ types }: Program): void => {
+    for (const type of types.values()) {
+      const id = type.ids.get("gguf");
+      if (id !== undefined && !byId.has(id)) byId.set(id, type);
+    }
+  };
+  addAll(program);
+  let isComplete = more === undefined;
+  return {
+    find(id) {
+      if (!byId.has(id) && !isComplete && more !== undefined) {
+        addAll(more());
+        isComplete = true;
+      }
+      return byId.get(id);
+    },
+    known: () =>
+      [...byId]
+        .toSorted(([a], [b]) => a - b)
+        .map(([id, { name }]) => `${id} ${name}`)
+        .join(", "),
+  };
+}
+
+function readTensorInfo(reader: HeaderReader, index: number, file: number, types: TypesById): WeightTensor {
   const name = reader.text(`name of tensor ${index}`, MAX_TENSOR_NAME);
   if (name === "") reader.fail(`name of tensor ${index}`, quoted(name), "a name has at least one character");
   const field = `tensor ${quoted(name)}`;
@@ -89,11 +118,8 @@ function readTensorInfo(
     shape.push(length);
   }
   const id = reader.u32(field);
-  const type = byId.get(id);
-  if (type === undefined) {
-    const known = [...byId].map(([number, { name: known_ }]) => `${number} ${known_}`).join(", ");
-    return reader.fail(field, `type ${id}`, `types are ${known}`);
-  }
+  const type = types.find(id);
+  if (type === undefined) return reader.fail(field, `type ${id}`, `types are ${types.known()}`);
   const row = shape[0] ?? 0;
   if (row % type.blockSize !== 0) {
     reader.fail(field, `rows of ${row}`, `rows of ${type.name} are a multiple of its block of ${type.blockSize}`);
@@ -108,7 +134,7 @@ function readTensorInfo(
  * Reads one file's header; the offsets in its tensors are from the beginning of the file and lie inside it. Types that
  * the file carries are resolved before the tensors that have them.
  */
-function readShard(source: ByteSource, file: number, byId: ReadonlyMap<number, Type>): Shard {
+function readShard(source: ByteSource, file: number, standard: TypesById): Shard {
   const reader = new HeaderReader(source);
   const version = readVersion(reader);
   const tensorCount = reader.count("tensor count", SHORTEST_TENSOR_INFO, MAX_TENSORS);
@@ -118,7 +144,11 @@ function readShard(source: ByteSource, file: number, byId: ReadonlyMap<number, T
   if (alignment < 1 || alignment > MAX_ALIGNMENT || (alignment & (alignment - 1)) !== 0) {
     reader.fail("general.alignment", alignment, `a power of two up to ${MAX_ALIGNMENT} is needed`);
   }
-  const types = new Map([...byId, ...readCarried(pairs, byId)]);
+  const carried = readCarried(pairs, standard);
+  const types: TypesById = {
+    find: (id) => carried.get(id) ?? standard.find(id),
+    known: () => [standard.known(), ...[...carried].map(([id, { name }]) => `${id} ${name}`)].join(", "),
+  };
   const infos = Array.from({ length: tensorCount }, (_, i) => readTensorInfo(reader, i, file, types));
   const data = Math.ceil(reader.at / alignment) * alignment;
   const tensors = infos.map((info) => {
@@ -157,7 +187,7 @@ const SHARD_NAME = /-(\d{5})-of-(\d{5})\.gguf$/;
 function readShards(
   first: Shard,
   count: number,
-  byId: ReadonlyMap<number, Type>,
+  types: TypesById,
   open: (name: string) => ByteSource,
 ): readonly Shard[] {
   const { name } = first.source;
@@ -170,7 +200,7 @@ function readShards(
   }
   const shards = [first];
   for (let i = 1; i < count; i++) {
-    const shard = readShard(openShard(first, name.slice(0, match.index) + suffix(i + 1), count, open), i, byId);
+    const shard = readShard(openShard(first, name.slice(0, match.index) + suffix(i + 1), count, open), i, types);
     for (const [key, wanted] of [
       ["split.no", i],
       ["split.count", count],
@@ -201,15 +231,18 @@ function openShard(first: Shard, name: string, count: number, open: (name: strin
  * Reads and checks a GGUF file and, where it is the first of a split model, its other shards.
  * @param source the file; it belongs to the result from here on, and is closed if this throws
  * @param program the types that tensors may have: those with a "gguf" id
+ * @param more further ones, asked for at the first id that is not among those: large tables need not be resolved for
+ *   a model that does not use them
  * @param open opens a further shard, which is named as the first but for its number
  * @throws ModelError where the file is not what it says
  */
-export function readGguf(source: ByteSource, program: Program, open: (name: string) => ByteSource): Gguf {
-  const byId = new Map<number, Type>();
-  for (const type of program.types.values()) {
-    const id = type.ids.get("gguf");
-    if (id !== undefined) byId.set(id, type);
-  }
+export function readGguf(
+  source: ByteSource,
+  program: Program,
+  open: (name: string) => ByteSource,
+  more?: () => Program,
+): Gguf {
+  const types = typesById(program, more);
   const opened = [source];
   const openAnother = (name: string): ByteSource => {
     const another = open(name);
@@ -217,9 +250,9 @@ export function readGguf(source: ByteSource, program: Program, open: (name: stri
     return another;
   };
   try {
-    const first = readShard(source, 0, byId);
+    const first = readShard(source, 0, types);
     const count = first.metadata.integer("split.count", 1);
-    return together(first, count > 1 ? readShards(first, count, byId, openAnother) : [first]);
+    return together(first, count > 1 ? readShards(first, count, types, openAnother) : [first]);
   } catch (error) {
     for (const one of opened) one.close();
     throw error;

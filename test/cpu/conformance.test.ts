@@ -7,7 +7,7 @@ import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
 import { decode } from "../../src/ladder/codec.ts";
-import { type GroupTerm, structureOf } from "../../src/ladder/layout.ts";
+import { type GroupTerm, mappedStructureOf, structureOf } from "../../src/ladder/layout.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import type { Gemm, Op, Rope } from "../../src/ops.ts";
 import type { Plan } from "../../src/plan.ts";
@@ -94,10 +94,12 @@ block Half7[16] {
 
 /** Types that a matrix can have: those of dsl/ that are no plain integers, and odd ones that nobody listed. */
 const matrixTypes = [...programWith(oddTypes + userTypes).types.values()].filter((type) => {
-  const structure = structureOf(type);
-  if (structure.kind !== "affine") return structure.kind === "float";
+  const structure = mappedStructureOf(type);
+  if (structure.kind !== "affine" && structure.kind !== "mapped") return structure.kind === "float";
   const codes = [structure.codes, structure.scale.codes, structure.offset?.codes];
-  return structure.groupSize % ACTIVATION_GROUP === 0 && codes.every((c) => (c?.bits ?? 0) <= 8);
+  const integers = structure.kind === "mapped" ? (structure.codes.map ?? [0]) : [0];
+  const span = Math.max(...integers) - Math.min(...integers); // E3M2 in sixteenths needs 9 bits, which no kernel takes
+  return structure.groupSize % ACTIVATION_GROUP === 0 && span < 256 && codes.every((c) => (c?.bits ?? 0) <= 8);
 });
 
 interface GemmCase {
@@ -176,7 +178,7 @@ function productBound(row: Float64Array, x: Float64Array, quantised: boolean): P
 /** Largest allowed |native - reference| for each output of the case, (tokens, n). */
 function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array } {
   const { n, k, tokens, type, gemm } = c;
-  const quantised = structureOf(type).kind === "affine";
+  const quantised = mappedStructureOf(type).kind !== "float";
   const find = (name: string): SmallWeight => c.weights.find((w) => w.name === name) as SmallWeight;
   const matrix = (name: string): Float64Array => {
     const out = new Float64Array(n * k);
