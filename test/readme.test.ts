@@ -24,8 +24,10 @@ const shown: readonly Shown[] = [...readme.matchAll(/^```console\n([^]*?)^```/gm
     .split(/^\$ /m)
     .slice(1)
     .map((part) => {
-      const [command, ...output] = part.replace(/\n$/, "").split("\n");
-      return { command: command as string, output };
+      const lines = part.replace(/\n$/, "").split("\n");
+      const [, end] = /<<'(\w+)'$/.exec(lines[0] ?? "") ?? [];
+      const length = end === undefined ? 1 : lines.indexOf(end) + 1; // a here-document belongs to its command
+      return { command: lines.slice(0, length).join("\n"), output: lines.slice(length) };
     }),
 );
 
@@ -68,7 +70,7 @@ describe("the README", () => {
     // The README takes LUTRA_MODELS for one folder, which is what most people have there.
     const [, file] = /\$LUTRA_MODELS\/(\S+)/.exec(command) ?? [];
     const needs = file === undefined ? { path: "" } : modelFile(file);
-    testWith(needs, `shows what this prints: ${command}`, ({ path }) => {
+    testWith(needs, `shows what this prints: ${command.split("\n", 1)[0]}`, ({ path }) => {
       const folder = dirname(path);
       const result = spawnSync("bash", ["-c", command], {
         cwd: root,
@@ -76,7 +78,7 @@ describe("the README", () => {
         env: { ...process.env, LUTRA_MODELS: folder, npm_config_loglevel: "error" },
       });
       expect(result.status, result.stderr).toBe(0);
-      const lines = result.stdout.replace(/\n$/, "").split("\n");
+      const lines = result.stdout === "" ? [] : result.stdout.replace(/\n$/, "").split("\n");
       if (!matches(lines, output)) expect(lines).toEqual(output);
     });
   }
