@@ -25,6 +25,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     about: "write a model in another number type, also one of your own",
     load: async () => (await import("./quantize.ts")).quantize,
   },
+  check: {
+    about: "prove what .ladder files claim, and say what their types are",
+    load: async () => (await import("./check.ts")).check,
+  },
   doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
 };
 

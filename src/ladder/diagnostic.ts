@@ -15,7 +15,9 @@ export type DiagnosticCode =
   | "size"
   | "index-range"
   | "bit-range"
-  | "missing-value";
+  | "missing-value"
+  /** A conversion that does not keep what it claims, as the prover finds. */
+  | "claim";
 
 export interface Diagnostic {
   readonly code: DiagnosticCode;

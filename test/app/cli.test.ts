@@ -13,7 +13,10 @@ describe("wrong usage ends with exit code 2:", () => {
   const number = "a number from";
   const whole = "a whole number from";
   test.each([
-    [["frobnicate"], 'there is no command "frobnicate"; commands are run, eval, inspect, bench, quantize, doctor'],
+    [
+      ["frobnicate"],
+      'there is no command "frobnicate"; commands are run, eval, inspect, bench, quantize, check, doctor',
+    ],
     [["rnu"], 'there is no command "rnu"; did you mean "run"?'],
     [
       ["run", "x", "--temprature", "1"],
