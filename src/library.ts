@@ -94,8 +94,12 @@ function withImports(
   return texts;
 }
 
-/** A file of the same folder; an import never leads out of it. */
-function neighbour(name: string, folder: string | null): SourceText | null {
+/**
+ * The text that an import of this name means in a folder: a file of the same folder, since an import never leads out
+ * of it; null where there is none, or no folder.
+ * @throws FileError where it is there and cannot be read
+ */
+export function neighbour(name: string, folder: string | null): SourceText | null {
   if (folder === null || !/^[\w-][\w.-]*\.ladder$/.test(name)) return null;
   try {
     return { ...readLadder(join(folder, name)), name };

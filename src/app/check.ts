@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 
-import { FileError, readLadder, standardTexts } from "../files.ts";
+import { readLadder, standardTexts } from "../files.ts";
 import type { Declaration } from "../ladder/ast.ts";
 import { type Diagnostic, renderDiagnostic } from "../ladder/diagnostic.ts";
 import type { Guard } from "../ladder/exactness.ts";
@@ -16,7 +16,7 @@ import { claimText, type Proof, prove, type Refutation, refutationDiagnostic } f
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Claim, Element, Endpoint, Program, Restriction } from "../ladder/type.ts";
 import { showExact } from "../ladder/window.ts";
-import { standardProgram } from "../library.ts";
+import { neighbour, standardProgram } from "../library.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { escaped, makeProgress, printJson, table } from "./terminal.ts";
 
@@ -104,25 +104,15 @@ function readTexts(paths: readonly string[]): Texts {
     const result = parse(name, texts.get(name)!);
     if (result.kind !== "parsed") continue;
     for (const { text: imported } of result.ast.imports) {
-      const text = texts.has(imported) ? null : neighbour(imported, folder);
-      if (text === null) continue;
-      texts.set(imported, text);
+      // Where there is none, the resolver says so.
+      const found = texts.has(imported) ? null : neighbour(imported, folder);
+      if (found === null) continue;
+      texts.set(imported, found.text);
       // A map is walked in the order in which it grows.
       folders.set(imported, folder);
     }
   }
   return { texts, own: new Set(folders.keys()) };
-}
-
-/** A file of the same folder; an import never leads out of it. Where there is none, the resolver says so. */
-function neighbour(name: string, folder: string): string | null {
-  if (!/^[\w-][\w.-]*\.ladder$/.test(name)) return null;
-  try {
-    return readLadder(join(folder, name)).text;
-  } catch (error) {
-    if (error instanceof FileError && error.message.endsWith("no such file")) return null;
-    throw error;
-  }
 }
 
 // --- facts ----------------------------------------------------------------------------------------------------------
