@@ -4,41 +4,13 @@
 
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
-import { modelFile, testWith } from "./oracle/oracle.ts";
+import { commandsOf, root, testCommands, textOf } from "./shown.ts";
 
-const root = fileURLToPath(new URL("../", import.meta.url));
-const readme = readFileSync(join(root, "README.md"), "utf8");
-
-interface Shown {
-  readonly command: string;
-  readonly output: readonly string[];
-}
-
-const shown: readonly Shown[] = [...readme.matchAll(/^```console\n([^]*?)^```/gm)].flatMap(([, block]) =>
-  (block as string)
-    .trimEnd()
-    .split(/^\$ /m)
-    .slice(1)
-    .map((part) => {
-      const lines = part.replace(/\n$/, "").split("\n");
-      const [, end] = /<<'(\w+)'$/.exec(lines[0] ?? "") ?? [];
-      const length = end === undefined ? 1 : lines.indexOf(end) + 1; // a here-document belongs to its command
-      return { command: lines.slice(0, length).join("\n"), output: lines.slice(length) };
-    }),
-);
-
-/** Whether the lines are those of the pattern; a pattern line "..." stands for any number of lines. */
-function matches(lines: readonly string[], pattern: readonly string[]): boolean {
-  const [first, ...rest] = pattern;
-  if (first === undefined) return lines.length === 0;
-  if (first === "...") return lines.some((_, i) => matches(lines.slice(i), rest)) || matches([], rest);
-  const parts = first.split("...").map((text) => text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  return lines[0] !== undefined && new RegExp(`^${parts.join(".*")}$`).test(lines[0]) && matches(lines.slice(1), rest);
-}
+const readme = textOf("README.md");
+const shown = commandsOf(readme);
 
 describe("the README", () => {
   test("shows commands at all", () => expect(shown.length).toBeGreaterThan(4));
@@ -66,20 +38,5 @@ describe("the README", () => {
     expect(result.stdout.length).toBeGreaterThan(20);
   });
 
-  for (const { command, output } of shown) {
-    // The README takes LUTRA_MODELS for one folder, which is what most people have there.
-    const [, file] = /\$LUTRA_MODELS\/(\S+)/.exec(command) ?? [];
-    const needs = file === undefined ? { path: "" } : modelFile(file);
-    testWith(needs, `shows what this prints: ${command.split("\n", 1)[0]}`, ({ path }) => {
-      const folder = dirname(path);
-      const result = spawnSync("bash", ["-c", command], {
-        cwd: root,
-        encoding: "utf8",
-        env: { ...process.env, LUTRA_MODELS: folder, npm_config_loglevel: "error" },
-      });
-      expect(result.status, result.stderr).toBe(0);
-      const lines = result.stdout === "" ? [] : result.stdout.replace(/\n$/, "").split("\n");
-      if (!matches(lines, output)) expect(lines).toEqual(output);
-    });
-  }
+  testCommands(shown);
 });

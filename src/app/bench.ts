@@ -3,8 +3,13 @@
 
 import process from "node:process";
 
-import { loadAddon, usableCores } from "../cpu/native.ts";
+import { Placements } from "../cpu/layout.ts";
+import { type BenchCase, loadAddon, usableCores } from "../cpu/native.ts";
+import { didYouMean } from "../ladder/diagnostic.ts";
+import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";
+import { benchCompare } from "./bench-compare.ts";
+import { benchModel } from "./bench-model.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printJson } from "./terminal.ts";
 
@@ -12,6 +17,8 @@ const OPTIONS = {
   bits: { kind: "integer", about: "bits of a weight as kernels store it: 2, 4 or 8", min: 2, max: 8, fallback: 4 },
   group: { kind: "integer", about: "weights that share a scale, a multiple of 16", min: 16, max: 4096, fallback: 128 },
   m: { kind: "integer", about: "rows of the matrix", min: 1, max: 2 ** 20, fallback: 4096 },
+  type: { kind: "text", about: "weights of that number type, as the backend keeps them, in place of bits and group" },
+  "types-from": { kind: "text", about: "a .ladder file that declares the type" },
   k: { kind: "integer", about: "columns, a multiple of the group", min: 16, max: 2 ** 20, fallback: 4096 },
   batch: { kind: "integer", about: "vectors at once, for gemm", min: 1, max: 1024, fallback: 32 },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
@@ -20,7 +27,7 @@ const OPTIONS = {
   json: { kind: "flag", about: "one JSON object on stdout" },
 } as const;
 
-export const bench: Command = command({
+const matrix: Command = command({
   name: "bench",
   usage: ["bench gemv|gemm [options]"],
   about: [
@@ -37,6 +44,19 @@ export const bench: Command = command({
   run: measure,
 });
 
+/** What has a table of options of its own. */
+const OTHERS: Readonly<Record<string, Command>> = { model: benchModel, compare: benchCompare };
+
+export const bench: Command = {
+  help: [matrix, ...Object.values(OTHERS)].map(({ help }) => help).join("\n"),
+  run([what, ...rest], signal) {
+    const other = what !== undefined && Object.hasOwn(OTHERS, what) ? OTHERS[what] : undefined;
+    return other === undefined
+      ? matrix.run(what === undefined ? rest : [what, ...rest], signal)
+      : other.run(rest, signal);
+  },
+};
+
 async function measure(
   values: Values<typeof OPTIONS>,
   positionals: readonly string[],
@@ -44,8 +64,10 @@ async function measure(
 ): Promise<number> {
   const [kernel] = positionals;
   if (kernel !== "gemv" && kernel !== "gemm")
-    throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv or gemm`);
-  const { bits, group, m, k, rounds } = values;
+    throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv, gemm, model or compare`);
+  const { m, k, rounds } = values;
+  const typed = values.type === null ? null : typedCase(values.type, values["types-from"], m, k);
+  const { bits, group, offset } = typed ?? { ...values, offset: false };
   if (![2, 4, 8].includes(bits)) throw new UsageError(`--bits: ${bits}; 2, 4 or 8`);
   if (group % 16 !== 0) throw new UsageError(`--group: ${group}; a multiple of 16`);
   if (k % group !== 0) throw new UsageError(`--k: ${k}; a multiple of the group, which is ${group}`);
@@ -57,7 +79,10 @@ async function measure(
   const n = kernel === "gemv" ? 1 : values.batch;
 
   const engine = new addon.Engine(isa, threads);
-  const times = await unlessAborted(engine.bench({ bits, group, n: m, k, tokens: n, offset: false, rounds }), signal);
+  const times = await unlessAborted(
+    engine.bench({ bits, group, n: m, k, tokens: n, offset, rounds, ...(typed && { layout: typed.layout }) }),
+    signal,
+  );
   if (times === "aborted") return 130;
   engine.close();
   const timeUs = spread(times.kernelUs);
@@ -76,6 +101,35 @@ async function measure(
     );
   }
   return 0;
+}
+
+type Typed = Pick<BenchCase, "bits" | "group" | "offset"> & Required<Pick<BenchCase, "layout">>;
+
+/** The tiles in which an (m, k) matrix of a type is kept. */
+function typedCase(name: string, from: string | null, m: number, k: number): Typed {
+  const found = findType(name, from, standardProgram());
+  if (found.kind === "rejected") throw new UsageError(found.diagnostics.join("\n"));
+  if (found.kind === "unknown") {
+    const near = didYouMean(name, found.names);
+    throw new UsageError(`--type: there is no type ${JSON.stringify(name)}${near === null ? "" : `; ${near}`}`);
+  }
+  const { type } = found;
+  if (k % type.blockSize !== 0)
+    throw new UsageError(`--k: ${k}; a multiple of the block of ${name}, ${type.blockSize}`);
+  const tensor = { name, type, shape: [m, k], file: 0, byteOffset: 0, byteLength: 0 };
+  const placement = new Placements().of(tensor, "matrix");
+  if (placement.kind === "rows")
+    throw new UsageError(
+      `--type: ${name} is kept as plain ${placement.format}, which has no kernel of its own to measure`,
+    );
+  const { bits, group, product, scales, blockSize } = placement;
+  const layout = {
+    steps: product.kind === "integer" ? product.steps : null,
+    table: product.kind === "table" ? product.table : null,
+    scales: scales.kind,
+    blockGroups: scales.kind === "two-level" ? blockSize / group : 1,
+  };
+  return { bits, group, offset: scales.offset !== null, layout };
 }
 
 function spread(list: readonly number[]): { min: number; median: number; max: number } {

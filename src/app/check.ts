@@ -8,7 +8,7 @@ import { setImmediate } from "node:timers/promises";
 
 import { readLadder, standardTexts } from "../files.ts";
 import type { Declaration } from "../ladder/ast.ts";
-import { type Diagnostic, renderDiagnostic } from "../ladder/diagnostic.ts";
+import { type Diagnostic, diagnosticJson } from "../ladder/diagnostic.ts";
 import type { Guard } from "../ladder/exactness.ts";
 import { parse } from "../ladder/grammar.ts";
 import { type Fit, type Profile, profileOf } from "../ladder/profile.ts";
@@ -18,7 +18,8 @@ import type { Claim, Element, Endpoint, Program, Restriction } from "../ladder/t
 import { showExact } from "../ladder/window.ts";
 import { neighbour, standardProgram } from "../library.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
-import { escaped, makeProgress, printJson, table } from "./terminal.ts";
+import { printFindings } from "./findings.ts";
+import { makeProgress, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   json: { kind: "flag", about: "one JSON object on stdout: types, claims with counter-examples, findings" },
@@ -59,7 +60,8 @@ async function checkFiles(
 ): Promise<number> {
   if (paths.length === 0) throw new UsageError("no file; name one, as in lutra check mine.ladder");
   const startMs = performance.now();
-  const { texts, own } = readTexts(paths);
+  const { texts, folders } = readTexts(paths);
+  const own = new Set(folders.keys());
   const resolution = resolveProgram(texts, own);
   const report: Report = { types: [], claims: [], diagnostics: [] };
   if (resolution.kind === "rejected") report.diagnostics.push(...resolution.diagnostics);
@@ -69,11 +71,14 @@ async function checkFiles(
   }
   const ms = Math.round(performance.now() - startMs);
   if (values.json) {
-    const diagnostics = report.diagnostics.map((diagnostic) => diagnosticJson(diagnostic, texts));
+    const diagnostics = report.diagnostics.map((diagnostic) => {
+      const folder = folders.get(diagnostic.span.file);
+      const path = folder === undefined ? null : join(folder, diagnostic.span.file);
+      return { ...diagnosticJson(diagnostic, texts), path };
+    });
     printJson({ types: report.types.map(typeJson), claims: report.claims.map(claimJson), diagnostics, ms });
   } else {
-    for (const diagnostic of report.diagnostics)
-      process.stderr.write(`${printable(renderDiagnostic(diagnostic, texts))}\n\n`);
+    printFindings(report.diagnostics, texts);
     if (resolution.kind === "program") process.stdout.write(summary(report, ms));
   }
   return report.diagnostics.length === 0 ? 0 : 1;
@@ -84,8 +89,8 @@ async function checkFiles(
 interface Texts {
   /** By name: the given ones, what they import from their folders, and those that come with Lutra. */
   readonly texts: ReadonlyMap<string, string>;
-  /** The names of the given ones and of those from their folders. */
-  readonly own: ReadonlySet<string>;
+  /** Where the given ones and those beside them lie, by name. */
+  readonly folders: ReadonlyMap<string, string>;
 }
 
 /** @throws UsageError where two files have one name, FileError where one cannot be read */
@@ -112,7 +117,7 @@ function readTexts(paths: readonly string[]): Texts {
       folders.set(imported, folder);
     }
   }
-  return { texts, own: new Set(folders.keys()) };
+  return { texts, folders };
 }
 
 // --- facts ----------------------------------------------------------------------------------------------------------
@@ -242,11 +247,6 @@ function codesText({ integers }: Profile): string {
   return `${low} .. ${high} by ${groupSize}${offset ? ", offset" : ""}`;
 }
 
-/** Lines of a finding, with nothing in them that a terminal would obey. */
-function printable(lines: string): string {
-  return lines.split("\n").map(escaped).join("\n");
-}
-
 // --- for programs ---------------------------------------------------------------------------------------------------
 
 function typeJson({ name, bitsPerValue, low, high, fits, integers }: Profile): object {
@@ -323,14 +323,4 @@ function counterexampleJson(refutation: Refutation | null): object | null {
     value: showExact(value),
     instead: instead && showExact(instead),
   };
-}
-
-function diagnosticJson(
-  { code, message, span, notes, suggestion }: Diagnostic,
-  texts: ReadonlyMap<string, string>,
-): object {
-  const before = (texts.get(span.file) ?? "").slice(0, span.start);
-  const line = before.split("\n").length;
-  const column = before.length - before.lastIndexOf("\n");
-  return { code, file: span.file, line, column, length: span.end - span.start, message, notes, suggestion };
 }

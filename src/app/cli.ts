@@ -29,6 +29,19 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
     about: "prove what .ladder files claim, and say what their types are",
     load: async () => (await import("./check.ts")).check,
   },
+  explain: {
+    about: "how a product is computed on a machine, and why so",
+    load: async () => (await import("./explain.ts")).explain,
+  },
+  fmt: { about: "lay .ladder files out in their one way", load: async () => (await import("./fmt.ts")).fmt },
+  convert: {
+    about: "change how a model is stored, and not one of its values",
+    load: async () => (await import("./convert.ts")).convert,
+  },
+  compile: {
+    about: "kernels for a matrix product of any declared types",
+    load: async () => (await import("./compile.ts")).compile,
+  },
   doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
 };
 

@@ -9,12 +9,12 @@ import {
   type Session,
   type Unavailable,
   type WeightSource,
+  type WeightTensor,
 } from "../backend.ts";
-import { mappedStructureOf } from "../ladder/layout.ts";
-import type { Type } from "../ladder/type.ts";
+import { decode } from "../ladder/codec.ts";
 import type { Op } from "../ops.ts";
 import type { Plan } from "../plan.ts";
-import { type Derived, matrixBytes, type Use, usableStructure, vectorBytes } from "./layout.ts";
+import { placedBytes, type Placement, Placements, type Rows, TILE_ROWS, type Use } from "./layout.ts";
 import { availableMemory, loadAddon, type NativeEngine, type NativeSession, usableCores } from "./native.ts";
 
 export interface CpuOptions {
@@ -58,23 +58,86 @@ async function prepare(
   weights: WeightSource,
   progress?: (done: number, total: number) => void,
 ): Promise<Session> {
-  const { description, weightBytes } = describe(plan, weights);
+  const { description, weightBytes, expandedBytes, conversions } = describe(plan, weights);
   const { layers, slots, context, width } = plan.cache;
   const cacheBytes = 2 * 2 * layers * slots * context * width;
   const available = availableMemory();
-  if (weightBytes + cacheBytes > available)
+  if (weightBytes + cacheBytes > available) {
+    const expanded = expandedBytes === 0 ? "" : ` (${mib(expandedBytes)} MiB of them converted to plain floats)`;
     throw new Error(
-      `the model needs ${mib(weightBytes)} MiB for weights and ${mib(cacheBytes)} MiB for a context of ${context} tokens, ` +
-        `but ${mib(available)} MiB of memory are available; use a smaller model or --ctx`,
+      `the model needs ${mib(weightBytes)} MiB for weights${expanded} and ${mib(cacheBytes)} MiB for a context of ` +
+        `${context} tokens, but ${mib(available)} MiB of memory are available; use a smaller model or --ctx`,
     );
-  const timer = progress && setInterval(() => progress(Math.min(engine.loaded, weightBytes), weightBytes), PROGRESS_MS);
+  }
+  let converted = 0;
+  const timer =
+    progress && setInterval(() => progress(Math.min(engine.loaded + converted, weightBytes), weightBytes), PROGRESS_MS);
+  const native = await engine.prepare(description).catch((error: unknown) => {
+    clearInterval(timer);
+    throw error;
+  });
   try {
-    return new CpuSession(plan, await engine.prepare(description));
+    for (const conversion of conversions) await convert(native, weights, conversion, (bytes) => (converted += bytes));
+    return new CpuSession(plan, native);
+  } catch (error) {
+    native.close();
+    throw error;
   } finally {
     clearInterval(timer);
     progress?.(weightBytes, weightBytes);
   }
 }
+
+/** A weight that is decoded here, tile by tile. */
+interface Conversion {
+  readonly tensor: WeightTensor;
+  readonly use: Use;
+  /** Among the description's matrices or vectors. */
+  readonly index: number;
+  readonly format: Rows["format"];
+}
+
+/** Hands a converted weight over. Other work of the process gets its turn after each tile. */
+async function convert(
+  native: NativeSession,
+  weights: WeightSource,
+  { tensor, use, index, format }: Conversion,
+  done: (bytes: number) => void,
+): Promise<void> {
+  const { type, shape } = tensor;
+  const k = shape.at(-1) ?? 0;
+  const n = use === "matrix" ? (shape[0] ?? 0) : 1;
+  const rowBytes = (k / type.blockSize) * type.blockBytes;
+  const values = new Float64Array(Math.min(n, TILE_ROWS) * k);
+  for (let row = 0; row < n; row += TILE_ROWS) {
+    const rows = Math.min(TILE_ROWS, n - row);
+    const own = values.subarray(0, rows * k);
+    decode(type, weights.read(tensor, row * rowBytes, rows * rowBytes), own);
+    const bytes = STORE[format](own);
+    native.give(use === "vector", index, row / TILE_ROWS, bytes);
+    done(bytes.length);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Numbers in the formats that kernels load; those of 16 bits are given numbers that they hold exactly, or NaN. */
+const STORE: Readonly<Record<Rows["format"], (values: Float64Array) => Uint8Array>> = {
+  f32: (values) => new Uint8Array(Float32Array.from(values).buffer),
+  bf16: (values) => {
+    const bits = new Uint32Array(Float32Array.from(values).buffer);
+    return new Uint8Array(Uint16Array.from(bits, (word) => word >>> 16).buffer);
+  },
+  f16: (values) => {
+    // 2^-112 makes the exponent of an f32 that of an f16, subnormals included; what is no number has it anyway.
+    const bits = new Uint32Array(Float32Array.from(values, (x) => (Number.isFinite(x) ? x * 2 ** -112 : x)).buffer);
+    const halves = Uint16Array.from(bits, (word) => {
+      const special = (word & 0x7f800000) === 0x7f800000;
+      const magnitude = special ? 0x7c00 | ((word & 0x7fffff) === 0 ? 0 : 0x200) : (word & 0x7fffffff) >>> 13;
+      return ((word >>> 16) & 0x8000) | magnitude;
+    });
+    return new Uint8Array(halves.buffer);
+  },
+};
 
 function mib(bytes: number): string {
   return (bytes / 2 ** 20).toFixed(0);
@@ -125,29 +188,42 @@ class Table<K, T> {
   }
 }
 
+interface Description {
+  readonly description: object;
+  readonly weightBytes: number;
+  /** Those of conversions. */
+  readonly expandedBytes: number;
+  readonly conversions: readonly Conversion[];
+}
+
 /** The plan with names replaced by indices, as addon.cpp reads it. */
-function describe(plan: Plan, weights: WeightSource): { description: object; weightBytes: number } {
-  const structures = new Map<Type, Derived>(); // deriving one takes a millisecond, and a model has few types
-  const types = new Table<Type, object>();
+function describe(plan: Plan, weights: WeightSource): Description {
+  const placements = new Placements();
+  const types = new Table<Placement, Placement>();
   const matrices = new Table<string, object>();
   const vectors = new Table<string, object>();
   const ropes = new Table<readonly number[], object>();
-  let weightBytes = 0;
+  const conversions: Conversion[] = [];
+  let [weightBytes, expandedBytes] = [0, 0];
   const sourceOf = (name: string, use: Use): object => {
     const tensor = weights.tensor(name);
     if (tensor === undefined) throw new Error(`the model has no tensor ${name}`);
-    const { type, file, byteOffset, shape } = tensor;
-    if (!structures.has(type)) structures.set(type, mappedStructureOf(type));
-    const structure = usableStructure(tensor, structures.get(type) as Derived, use);
-    weightBytes += use === "matrix" ? matrixBytes(structure, shape[0] ?? 0, shape[1] ?? 0) : vectorBytes(shape[0] ?? 0);
-    const { blockSize, blockBytes } = type;
+    const { file, byteOffset, shape } = tensor;
+    const placement = placements.of(tensor, use);
+    const bytes = placedBytes(placement, tensor, use);
+    weightBytes += bytes;
+    if (placement.kind === "rows" && placement.converted) {
+      expandedBytes += bytes;
+      const index = (use === "matrix" ? matrices : vectors).items.length;
+      conversions.push({ tensor, use, index, format: placement.format });
+    }
     return {
       name,
       file,
       byteOffset,
       n: use === "matrix" ? shape[0] : 1,
       k: shape.at(-1),
-      type: types.index(type, () => ({ blockSize, blockBytes, structure })),
+      type: types.index(placement, () => placement),
     };
   };
   const matrix = (name: string): number => matrices.index(name, () => sourceOf(name, "matrix"));
@@ -186,5 +262,5 @@ function describe(plan: Plan, weights: WeightSource): { description: object; wei
     matrices: matrices.items,
     vectors: vectors.items,
   };
-  return { description, weightBytes };
+  return { description, weightBytes, expandedBytes, conversions };
 }

@@ -1,140 +1,270 @@
-// Which weights the native kernels take, in which form, and how many bytes that needs: the decisions that
-// native/weights.h carries out. A type comes here as its derived structure, never by name.
+// How the backend keeps each weight and how many bytes that takes: the decisions that native/weights.h carries out. A
+// type comes here as its levels (ladder/levels.ts), never by name. Three families: tiles of codes that stand for small
+// integers, which int8 activations are multiplied with; tiles of codes into a table of floats; and rows of plain floats,
+// into which weights that fit neither are converted while they are loaded.
 
-import { UnsupportedOp, type WeightTensor } from "../backend.ts";
-import { type FloatStructure, type MappedStructure, type MappedTerm, mappedStructureOf } from "../ladder/layout.ts";
-import type { Type } from "../ladder/type.ts";
+import type { WeightTensor } from "../backend.ts";
+import { type GroupNumber, type GroupProduct, levelsOf, type LevelStructure, type Part } from "../ladder/levels.ts";
+import { numbersOf } from "../ladder/range.ts";
+import type { Element, Type } from "../ladder/type.ts";
 
-/** Activations are quantised in groups of this many values, so that k and the groups must be multiples of it. */
+/** Activations are quantised in groups of this many values, so that k must be a multiple of it. */
 const ACTIVATION_GROUP = 16;
 /** Rows of a tile. */
-const TILE_ROWS = 32;
+export const TILE_ROWS = 32;
+/** Values that share a scale where all have the same: enough to make its bytes few, few enough for sums to stay short. */
+const CONSTANT_GROUP = 256;
 
 export type Use = "matrix" | "vector";
 
-/** What a type's declaration derives to: see ladder/layout.ts. */
-export type Derived = ReturnType<typeof mappedStructureOf>;
+/** Plain floats: (n, k) row-major, or a vector, which is always of f32. */
+export interface Rows {
+  readonly kind: "rows";
+  readonly format: "f16" | "bf16" | "f32";
+  /** Whether the file has the numbers in another form, so that they are decoded as they are loaded. */
+  readonly converted: boolean;
+}
 
-/** A structure as the kernels hold it: codes in 2, 4 or 8 bits, an integer zero point. */
-export interface KernelStructure extends Omit<MappedStructure, "kind"> {
-  readonly kind: "affine";
-  /** Values of a block in the file. */
+/** One f16 as it is stored. */
+interface HalfTerm {
+  readonly field: number;
+}
+
+/** One f16 for a block times an integer of 8 bits for each group: multiplier * code + addend; `code` is -1 for none. */
+interface TwoLevelTerm {
+  readonly field: number;
+  readonly code: number;
+  readonly multiplier: number;
+  readonly addend: number;
+}
+
+interface FloatTerm {
+  readonly products: readonly GroupProduct[];
+}
+
+/** How scales and offsets are kept: all in the narrowest form that holds them exactly, else as f32. */
+type Scales =
+  | { readonly kind: "half"; readonly scale: HalfTerm; readonly offset: HalfTerm | null }
+  | { readonly kind: "two-level"; readonly scale: TwoLevelTerm; readonly offset: TwoLevelTerm | null }
+  | { readonly kind: "float"; readonly scale: FloatTerm; readonly offset: FloatTerm | null };
+
+/** Tiles of codes: value = factor * (scale(g) * level + offset(g)), level by `product`. */
+export interface Tiles {
+  readonly kind: "tiles";
+  /** Of what is taken apart at once. */
   readonly blockSize: number;
-  readonly bits: 2 | 4 | 8;
-  /** What each stored code becomes in memory, where codes stand for integers through a table. */
+  readonly blockBytes: number;
+  readonly parts: readonly Part[];
+  /** The code in memory for each sum of digits (or for each code as it is stored); null where they are the same. */
   readonly remap: readonly number[] | null;
+  /** Of a code in memory. */
+  readonly bits: 2 | 4 | 8;
+  readonly group: number;
+  readonly product:
+    /** level = step(code) - zero, with integers from 0 to 255 as steps: `steps[code]`, or the code itself. */
+    | { readonly kind: "integer"; readonly zero: number; readonly steps: readonly number[] | null }
+    /** level = table[code], an f32. */
+    | { readonly kind: "table"; readonly table: readonly number[] };
+  readonly numbers: readonly GroupNumber[];
+  readonly scales: Scales;
+  /** A power of two. */
+  readonly factor: number;
 }
 
-/**
- * The structure by which the native code reads a tensor.
- * @throws UnsupportedOp where no kernel takes it, with tensor, type and reason
- */
-export function usableStructure(tensor: WeightTensor, derived: Derived, use: Use): KernelStructure | FloatStructure {
-  const { type, shape } = tensor;
-  const refuse = (reason: string): never => {
-    throw new UnsupportedOp(
-      `tensor ${tensor.name} has type ${type.name}, which the CPU backend cannot run: ${reason}; --device reference can`,
-    );
-  };
-  if (derived.kind === "float") return derived;
-  if (derived.kind === "none") return refuse(derived.reason);
-  // An affine structure is a mapped one without maps.
-  const structure: MappedStructure =
-    derived.kind === "mapped"
-      ? derived
-      : {
-          ...derived,
-          kind: "mapped",
-          codes: { ...derived.codes, map: null },
-          scale: withoutMap(derived.scale),
-          offset: derived.offset && withoutMap(derived.offset),
-        };
-  const k = shape.at(-1) ?? 0;
-  const { scale, offset, groupSize } = structure;
-  const stored = Math.max(...[structure.codes, scale.codes, offset?.codes].map((c) => c?.bits ?? 0));
-  if (stored > 8) return refuse(`it has codes of ${stored} bits, and the kernels take up to 8`);
-  if (use === "matrix" && groupSize % ACTIVATION_GROUP !== 0)
-    return refuse(
-      `its scales hold for groups of ${groupSize} values, and the kernels take multiples of ${ACTIVATION_GROUP}`,
-    );
-  if (use === "matrix" && k % ACTIVATION_GROUP !== 0)
-    return refuse(`its rows have ${k} values, and the kernels take multiples of ${ACTIVATION_GROUP}`);
-  const { map } = structure.codes;
-  const low = map === null ? 0 : Math.min(...map);
-  const span = map === null ? 2 ** structure.codes.bits : Math.max(...map) - low + 1;
-  if (span > 256) return refuse(`its codes stand for integers that lie ${span} apart, and the kernels take up to 256`);
-  const lowered = {
-    ...structure,
-    kind: "affine" as const,
-    blockSize: type.blockSize,
-    bits: widthFor(span),
-    remap: map === null ? null : map.map((value) => value - low),
-    zero: structure.zero - low,
-  };
-  // Zero points are integers there: a fraction of a step moves into the offset.
-  if (Number.isInteger(lowered.zero)) return lowered;
-  if (offset !== null) return refuse(`it has a zero point of ${structure.zero} together with an offset`);
-  return { ...lowered, zero: 0, offset: { ...scale, constant: -lowered.zero * scale.constant } };
+export type Placement = Rows | Tiles;
+
+/** How tensors are kept, worked out once for each type and kind of row, since it takes milliseconds. */
+export class Placements {
+  readonly #known = new Map<Type, Map<string, Placement>>();
+
+  /** How a tensor is kept; every type has a way. Tensors of one type get one object where they are kept alike. */
+  of({ type, shape }: WeightTensor, use: Use): Placement {
+    let known = this.#known.get(type);
+    if (known === undefined) this.#known.set(type, (known = new Map<string, Placement>()));
+    const divisor = use === "matrix" ? gcd(shape.at(-1) ?? 0, CONSTANT_GROUP) : 0;
+    const key = `${use} ${divisor}`;
+    let placement = known.get(key);
+    if (placement === undefined) known.set(key, (placement = placementOf(type, use, divisor)));
+    return placement;
+  }
 }
 
-function withoutMap(term: Omit<MappedTerm, "codes"> & { readonly codes: object | null }): MappedTerm {
-  return { ...term, codes: term.codes && { ...(term.codes as NonNullable<MappedTerm["codes"]>), map: null } };
+/** @param divisor of a matrix: the greatest common one of CONSTANT_GROUP and the length of its rows */
+function placementOf(type: Type, use: Use, divisor: number): Placement {
+  const levels = levelsOf(type);
+  if (levels.kind === "float") return { kind: "rows", format: levels.format, converted: false };
+  if (use === "vector") return { kind: "rows", format: "f32", converted: true };
+  const tiles = levels.kind === "levels" && divisor % ACTIVATION_GROUP === 0 ? tilesOf(levels, divisor) : null;
+  return tiles ?? { kind: "rows", format: narrowest(type), converted: true };
+}
+
+/** The tiles of a matrix; null where a level is no f32. */
+function tilesOf(structure: LevelStructure, divisor: number): Tiles | null {
+  const { blockSize, blockBytes, numbers, groupSize, levels } = structure;
+  const integers = integersOf(levels);
+  const isFloat = (x: number): boolean => Number.isNaN(x) || Math.fround(x) === x;
+  if (integers === null && !levels.every(isFloat)) return null;
+  const unit = integers?.unit ?? 1;
+  const scale = structure.scale.map(({ constant, factors }) => ({ constant: constant * unit, factors }));
+  const common = { blockSize, blockBytes, numbers, ...scalesOf(scale, structure.offset, structure) };
+  const group = numbers.length === 0 ? divisor : groupSize;
+  const { codeOf, count, product } = integers ?? {
+    codeOf: (n: number) => n,
+    count: levels.length,
+    product: { kind: "table", table: levels } as const,
+  };
+  return { kind: "tiles", ...common, group, bits: widthFor(count), product, ...remapped(structure, codeOf) };
+}
+
+interface Integers {
+  /** The code in memory of level n. */
+  readonly codeOf: (n: number) => number;
+  /** Codes are below it. */
+  readonly count: number;
+  /** What a step of 1 is worth. */
+  readonly unit: number;
+  readonly product: Tiles["product"];
+}
+
+/** Levels as unit * (step - zero) with steps from 0 to 255, in as few bits a code as there can be; null where they are not. */
+function integersOf(levels: readonly number[]): Integers | null {
+  if (!levels.every(Number.isFinite)) return null;
+  let fraction = 1;
+  while (!levels.every((x) => Number.isSafeInteger(x / fraction))) {
+    fraction /= 2;
+    if (fraction < 2 ** -149 || levels.some((x) => Math.abs(x / fraction) > 2 ** 53)) return null;
+  }
+  const whole = levels.map((x) => x / fraction);
+  const [low, high] = [Math.min(...whole), Math.max(...whole)];
+  const apart = whole.map((x) => x - low).reduce(gcd, 0) || 1;
+  // A zero point that is a whole number of steps where that needs no more bits.
+  const even = gcd(apart, Math.abs(low));
+  const width = (step: number): number => ((high - low) / step < 256 ? widthFor((high - low) / step + 1) : 16);
+  const exact = (-low / apart) * apart === -low && Math.fround(-low / apart) === -low / apart;
+  const step = width(even) === width(apart) || !exact ? even : apart;
+  const zero = -low / step;
+  if ((high - low) / step >= 256 || Math.fround(zero) !== zero) return null;
+  const places = whole.map((x) => (x - low) / step);
+  const unit = step * fraction;
+  const distinct = [...new Set(places)];
+  const count = (high - low) / step + 1;
+  if (widthFor(distinct.length) === widthFor(count))
+    return { codeOf: (n) => places[n]!, count, unit, product: { kind: "integer", zero, steps: null } };
+  const codes = new Map(distinct.map((place, code) => [place, code]));
+  const product = { kind: "integer", zero, steps: distinct } as const;
+  return { codeOf: (n) => codes.get(places[n]!)!, count: distinct.length, unit, product };
+}
+
+function gcd(a: number, b: number): number {
+  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** Bits for codes in [0, count). */
-function widthFor(count: number): KernelStructure["bits"] {
+function widthFor(count: number): Tiles["bits"] {
   return count <= 4 ? 2 : count <= 16 ? 4 : 8;
 }
 
-/** Bytes of an (n, k) matrix as the kernels hold it: whole tiles, codes of 2, 4 or 8 bits, scales of f16 or f32. */
-export function matrixBytes(structure: KernelStructure | FloatStructure, n: number, k: number): number {
+/** The parts with what their digits become in memory; one small code without lanes needs no digits. */
+function remapped({ parts, order }: LevelStructure, codeOf: (n: number) => number): Pick<Tiles, "parts" | "remap"> {
+  const codes = order.map(codeOf);
+  const [only, another] = parts;
+  if (only === undefined || another !== undefined || only.lane !== null || only.codes.bits > 8)
+    return { parts, remap: codes };
+  const { digits } = only;
+  const direct = digits === null ? codes : digits.map((digit) => codes[digit]!);
+  const isSame = direct.every((code, stored) => code === stored);
+  return { parts: [{ ...only, digits: null }], remap: isSame ? null : direct };
+}
+
+function scalesOf(
+  scale: readonly GroupProduct[],
+  offset: readonly GroupProduct[],
+  { numbers, blockSize, groupSize }: LevelStructure,
+): Pick<Tiles, "scales" | "factor"> {
+  const terms = offset.length === 0 ? [scale] : [scale, offset];
+  const factor = powerOf(terms.flat().map(({ constant }) => constant));
+  const isHalf = (f: number | undefined): f is number => {
+    const stands = f === undefined ? undefined : numbers[f]?.stands;
+    return stands?.kind === "float" && stands.format === "f16";
+  };
+  const half = (term: readonly GroupProduct[]): HalfTerm | null => {
+    const [only, another] = term;
+    const [field, more] = only?.factors ?? [];
+    if (only === undefined || another !== undefined || more !== undefined || only.constant !== factor) return null;
+    return isHalf(field) ? { field } : null;
+  };
+  const twoLevel = (term: readonly GroupProduct[]): TwoLevelTerm | null => {
+    let [field, code, multiplier, addend] = [-1, -1, 0, 0];
+    for (const { constant, factors } of term) {
+      const [own, other] = [factors.filter(isHalf), factors.filter((f) => !isHalf(f))];
+      if (own.length !== 1 || other.length > 1 || (field !== -1 && own[0] !== field)) return null;
+      field = own[0]!;
+      if (other.length === 0) addend = constant / factor;
+      else if (code !== -1 || numbers[other[0]!]!.stands.kind !== "integer") return null;
+      else [code, multiplier] = [other[0]!, constant / factor];
+    }
+    const ends = [addend, addend + multiplier * (code === -1 ? 0 : 2 ** numbers[code]!.codes.bits - 1)];
+    const fits = Math.min(...ends) >= -128 && Math.max(...ends) <= 127;
+    // The f16 is one for the whole block, or there would be nothing to share.
+    const isShared = field !== -1 && numbers[field]!.codes.runs.every((run) => run.step === 0);
+    return fits && isShared && groupSize < blockSize ? { field, code, multiplier, addend } : null;
+  };
+  const [halves, levels] = [terms.map(half), terms.map(twoLevel)];
+  if (halves.every((term) => term !== null))
+    return { factor, scales: { kind: "half", scale: halves[0]!, offset: halves[1] ?? null } };
+  if (levels.every((term) => term !== null))
+    return { factor, scales: { kind: "two-level", scale: levels[0]!, offset: levels[1] ?? null } };
+  const [first, second] = terms.map((products) => ({ products }));
+  return { factor: 1, scales: { kind: "float", scale: first!, offset: second ?? null } };
+}
+
+/** The largest power of two of which all are integer multiples. */
+function powerOf(constants: readonly number[]): number {
+  let power = 2 ** 15;
+  while (power > 2 ** -64 && !constants.every((x) => Number.isInteger(x / power))) power /= 2;
+  return power;
+}
+
+/** The narrowest plain float that holds every value of a type: known for elements of 16 bits, else f32, which rounds. */
+function narrowest({ value }: Type): Rows["format"] {
+  const element = value.kind === "element" ? value.field.element : value.kind === "apply" ? value.element : null;
+  const isListed = element !== null && element.bits <= 16;
+  if (!isListed) return "f32";
+  const numbers = [...numbersOf(element as Element)].filter((x) => !Number.isNaN(x));
+  if (numbers.every((x) => !Number.isFinite(x) || isHalfNumber(x))) return "f16";
+  return numbers.every((x) => !Number.isFinite(x) || isBfloat(x)) ? "bf16" : "f32";
+}
+
+function isHalfNumber(x: number): boolean {
+  // Eleven significant bits, down to 2^-24 and below 2^16.
+  const last = Math.max(Math.floor(Math.log2(Math.abs(x) || 1)) - 10, -24);
+  return Math.abs(x) < 65_520 && Number.isInteger(x / 2 ** last);
+}
+
+function isBfloat(x: number): boolean {
+  return Math.fround(x) === x && (new Uint32Array(Float32Array.of(x).buffer)[0]! & 0xffff) === 0;
+}
+
+/** Bytes of a tensor as it is kept: whole tiles of 32 rows for matrices, f32 for vectors. */
+export function placedBytes(placement: Placement, { shape }: WeightTensor, use: Use): number {
+  const [n = 0, k = 0] = shape;
+  if (use === "vector") return 4 * n;
   const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
-  if (structure.kind === "float") return rows * k * (structure.format === "f32" ? 4 : 2);
-  const { bits, scale, offset, groupSize } = structure;
-  const blockBytes = blockScaleBytes(structure.blockSize / groupSize, [scale, ...(offset ? [offset] : [])]);
-  return (rows * k * bits) / 8 + rows * (k / structure.blockSize) * blockBytes;
+  if (placement.kind === "rows") return rows * k * (placement.format === "f32" ? 4 : 2);
+  const { bits, group, blockSize, scales } = placement;
+  const terms = scales.offset === null ? 1 : 2;
+  const blockGroups = scales.kind === "two-level" ? blockSize / group : 1;
+  const blockBytes = { half: 2, float: 4, "two-level": 2 + blockGroups }[scales.kind] * terms;
+  return (rows * k * bits) / 8 + rows * (k / (group * blockGroups)) * blockBytes;
 }
 
-/** Of the scales and offsets of one row's block: f16 a group, f16 with an int8 a group, or f32 a group. */
-function blockScaleBytes(groups: number, terms: readonly MappedTerm[]): number {
-  if (terms.every(isHalf)) return terms.length * groups * 2;
-  return terms.length * (terms.every(isTwoLevel) ? 2 + groups : groups * 4);
-}
-
-/** Vectors are f32 in memory. */
-export function vectorBytes(n: number): number {
-  return 4 * n;
-}
-
-/** One f16 field as it stands, which f16 holds exactly. */
-function isHalf({ constant, fields, codes }: MappedTerm): boolean {
-  return constant === 1 && fields.length === 1 && fields[0]?.format === "f16" && codes === null;
-}
-
-/** One f16 field, with either sign, times an integer of 8 bits a group. */
-function isTwoLevel({ constant, fields, codes }: MappedTerm): boolean {
-  if (Math.abs(constant) !== 1 || fields.length !== 1 || fields[0]?.format !== "f16") return false;
-  if (codes === null || codes.map !== null) return false;
-  return codes.bias >= 0 && codes.bias <= 128 && 2 ** codes.bits - 1 - codes.bias <= 127;
-}
-
-/** Bytes that the CPU backend holds for these tensors; the file's own for those that no kernel takes. */
+/** Bytes that the CPU backend holds for these tensors. */
 export function memoryBytes(tensors: Iterable<WeightTensor>): number {
-  const structures = new Map<Type, Derived>();
+  const placements = new Placements();
   let total = 0;
   for (const tensor of tensors) {
-    const { type, shape } = tensor;
-    if (!structures.has(type)) structures.set(type, mappedStructureOf(type));
-    const structure = structures.get(type) as Derived;
-    const [n = 0, k = 0] = shape;
-    try {
-      const isMatrix = shape.length === 2;
-      const stored = usableStructure(tensor, structure, isMatrix ? "matrix" : "vector");
-      total += isMatrix ? matrixBytes(stored, n, k) : vectorBytes(n);
-    } catch (error) {
-      if (!(error instanceof UnsupportedOp)) throw error;
-      total += tensor.byteLength;
-    }
+    const use = tensor.shape.length === 2 ? "matrix" : "vector";
+    total += placedBytes(placements.of(tensor, use), tensor, use);
   }
   return total;
 }

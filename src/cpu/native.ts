@@ -13,6 +13,8 @@ import type { Unavailable } from "../backend.ts";
 export interface NativeSession {
   /** rows: (token, slot, position, wanted) each; out: (wanted, vocab). */
   step(rows: Int32Array, out: Float32Array): Promise<void>;
+  /** Tile `tile` (32 rows) of a matrix that was described as converted, or a whole vector, as it is kept. */
+  give(isVector: boolean, index: number, tile: number, bytes: Uint8Array): void;
   close(): void;
   readonly bytes: { readonly weights: number; readonly cache: number; readonly scratch: number };
 }
@@ -27,6 +29,14 @@ export interface BenchCase {
   readonly tokens: number;
   /** Whether groups have an offset beside their scale. */
   readonly offset: boolean;
+  /** Of a type's tiles (layout.ts); without it codes are integers and scales f16. */
+  readonly layout?: {
+    readonly steps: readonly number[] | null;
+    readonly table: readonly number[] | null;
+    readonly scales: "half" | "two-level" | "float";
+    /** Groups that share an f16 where there are two levels, else 1. */
+    readonly blockGroups: number;
+  };
   readonly rounds: number;
 }
 

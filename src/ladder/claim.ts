@@ -11,6 +11,7 @@ import { resolveIndex, type Scope } from "./term.ts";
 import type {
   Caveat,
   Claim,
+  Cores,
   DeviceModel,
   Element,
   Endpoint,
@@ -18,6 +19,7 @@ import type {
   Lookup,
   Memory,
   Multiply,
+  Operate,
   Restriction,
 } from "./type.ts";
 
@@ -136,6 +138,8 @@ type DeviceParts = {
   readonly natives: Element[];
   readonly multiplies: Multiply[];
   readonly lookups: Lookup[];
+  readonly operates: Operate[];
+  readonly cores: Cores[];
   readonly caveats: Caveat[];
 };
 
@@ -148,6 +152,15 @@ type ReadItem = (
 
 /** Bytes of one memory: an exbibyte is endless. */
 const MAX_BYTES = 2 ** 50;
+/** Millions a second: a thousand times what the largest accelerators do. */
+const MAX_RATE = 2 ** 50;
+const MAX_CORES = 2 ** 20;
+/** Nanoseconds until a core is at work: a second. */
+const MAX_START = 1_000_000_000;
+
+function optional(read: ArgumentReader, name: string, most: number): number | null {
+  return read.has(name) ? read.integer(name, 1, most) : null;
+}
 
 const DEVICE_ITEMS: ReadonlyMap<string, ReadItem> = new Map<string, ReadItem>([
   [
@@ -155,10 +168,12 @@ const DEVICE_ITEMS: ReadonlyMap<string, ReadItem> = new Map<string, ReadItem>([
     ({ name }, read, _, { memories }) => {
       const granularity = read.integer("granularity", 1, 65536);
       const width = read.has("width") ? read.integer("width", 1, 65536) : 1;
-      const capacity = read.has("capacity") ? read.integer("capacity", 1, MAX_BYTES) : null;
+      const capacity = optional(read, "capacity", MAX_BYTES);
+      const bandwidth = optional(read, "bandwidth", MAX_RATE);
       if (name === null) read.reject("a memory has a name, such as memory shared(...)");
       else if (memories.some((other) => other.name === name.text)) read.reject(`memory ${name.text} is given twice`);
-      else if (granularity !== null && width !== null) memories.push({ name: name.text, granularity, width, capacity });
+      else if (granularity !== null && width !== null)
+        memories.push({ name: name.text, granularity, width, capacity, bandwidth });
     },
   ],
   [
@@ -174,9 +189,10 @@ const DEVICE_ITEMS: ReadonlyMap<string, ReadItem> = new Map<string, ReadItem>([
       const [activation, weight, accumulate] = [element("activation"), element("weight"), element("accumulate")];
       const size = (argument: string): number | null => (read.has(argument) ? read.integer(argument, 1, 65536) : 1);
       const [m, n, k] = [size("m"), size("n"), size("k")];
+      const rate = optional(read, "rate", MAX_RATE);
       if (activation === null || weight === null || accumulate === null || m === null || n === null || k === null)
         return;
-      multiplies.push({ activation, weight, accumulate, m, n, k });
+      multiplies.push({ activation, weight, accumulate, m, n, k, rate });
     },
   ],
   [
@@ -184,7 +200,30 @@ const DEVICE_ITEMS: ReadonlyMap<string, ReadItem> = new Map<string, ReadItem>([
     (_item, read, element, { lookups }) => {
       const [index, entry] = [element("index"), element("entry")];
       const lanes = read.integer("lanes", 1, 65536);
-      if (index !== null && entry !== null && lanes !== null) lookups.push({ index, entry, lanes });
+      const k = read.has("k") ? read.integer("k", 1, 16) : (index?.bits ?? null);
+      const rate = optional(read, "rate", MAX_RATE);
+      if (index === null || entry === null || lanes === null || k === null) return;
+      if (k < index.bits || k > index.bits + 1) {
+        const most = `${index.bits}, or ${index.bits + 1} where a table is symmetric`;
+        read.reject(`an index of ${index.bits} bits stands for ${most}, activations, not ${k}`);
+      } else lookups.push({ index, entry, lanes, k, rate });
+    },
+  ],
+  [
+    "operate",
+    (_item, read, element, { operates }) => {
+      const found = element("of");
+      const rate = read.integer("rate", 1, MAX_RATE);
+      if (found !== null && rate !== null) operates.push({ element: found, rate });
+    },
+  ],
+  [
+    "cores",
+    (_item, read, _, { cores }) => {
+      const count = read.integer("count", 1, MAX_CORES);
+      const start = read.has("start") ? read.integer("start", 0, MAX_START) : 0;
+      if (cores.length > 0) read.reject("cores are given twice");
+      else if (count !== null && start !== null) cores.push({ count, start });
     },
   ],
   [
@@ -200,7 +239,15 @@ const DEVICE_ITEMS: ReadonlyMap<string, ReadItem> = new Map<string, ReadItem>([
 
 /** The device of a declaration; what is wrong in it is reported and left out. */
 export function resolveDevice({ name, items }: Ast.DeviceDeclaration, scope: ClaimScope): DeviceModel {
-  const parts: DeviceParts = { memories: [], natives: [], multiplies: [], lookups: [], caveats: [] };
+  const parts: DeviceParts = {
+    memories: [],
+    natives: [],
+    multiplies: [],
+    lookups: [],
+    operates: [],
+    cores: [],
+    caveats: [],
+  };
   for (const item of items) {
     const { kind } = item;
     const readItem = DEVICE_ITEMS.get(kind.text);
@@ -218,7 +265,7 @@ export function resolveDevice({ name, items }: Ast.DeviceDeclaration, scope: Cla
     const suggestion = "add a line such as memory global(granularity: 4)";
     scope.report("missing-value", name.span, `device ${name.text} has no memory`, { suggestion });
   }
-  return { name: name.text, ...parts };
+  return { name: name.text, ...parts, cores: parts.cores[0] ?? { count: 1, start: 0 } };
 }
 
 /** The signature of a `gemm`, or null after a report. */

@@ -1,4 +1,5 @@
-// One finding about a .ladder text, and how it is shown to a person: place, message, source line, caret, notes.
+// One finding about a .ladder text, and how it is shown: to a person with place, message, source line, caret and notes,
+// to a program as an object for JSON.
 // Not here: what is wrong with a text (grammar.ts for its form, resolve.ts for its meaning).
 
 import type { Span } from "./ast.ts";
@@ -50,11 +51,12 @@ export function renderDiagnostic(diagnostic: Diagnostic, texts: ReadonlyMap<stri
   const text = texts.get(span.file);
   if (text === undefined) return [`${span.file}: ${heading}`, ...remarks.map((r) => `  = ${r}`)].join("\n");
 
-  const lineStart = text.lastIndexOf("\n", span.start - 1) + 1;
+  const place = placeAt(text, span.start);
+  const { line } = place;
+  const column = place.column - 1;
+  const lineStart = span.start - column;
   const newline = text.indexOf("\n", lineStart);
   const lineEnd = newline === -1 ? text.length : newline;
-  const line = span.start === 0 ? 1 : text.slice(0, span.start).split("\n").length;
-  const column = span.start - lineStart;
 
   const from = column < SHOWN - 20 ? 0 : column - 20;
   const shown = text.slice(lineStart + from, Math.min(lineEnd, lineStart + from + SHOWN)).replaceAll(/[\t\r]/g, " ");
@@ -62,11 +64,46 @@ export function renderDiagnostic(diagnostic: Diagnostic, texts: ReadonlyMap<stri
   const carets = "^".repeat(Math.min(Math.max(1, span.end - span.start), room));
   const number = String(line).padStart(4);
   return [
-    `${span.file}:${line}:${column + 1}: ${heading}`,
+    `${span.file}:${line}:${place.column}: ${heading}`,
     `${number} | ${shown}`.trimEnd(),
     `     | ${" ".repeat(column - from)}${carets}`,
     ...remarks.map((r) => `     = ${r}`),
   ].join("\n");
+}
+
+/** A place in a text: line and column count from 1, the offset from 0; columns and offsets in UTF-16 units. */
+export interface Place {
+  readonly line: number;
+  readonly column: number;
+  readonly offset: number;
+}
+
+/** A diagnostic as programs get it. */
+export interface DiagnosticJson {
+  readonly code: DiagnosticCode;
+  /** What is found makes a text unusable, each time. */
+  readonly severity: "error";
+  readonly message: string;
+  /** The file's name, as `import` spells it. */
+  readonly file: string;
+  /** From the first character to behind the last; null where the text is not at hand. */
+  readonly span: { readonly start: Place; readonly end: Place } | null;
+  readonly notes: readonly string[];
+  readonly suggestion: string | null;
+}
+
+/** The diagnostic as an object for JSON; `texts` are those that were resolved. */
+export function diagnosticJson(diagnostic: Diagnostic, texts: ReadonlyMap<string, string>): DiagnosticJson {
+  const { code, message, span, notes, suggestion } = diagnostic;
+  const { file, start, end } = span;
+  const text = texts.get(file);
+  const places = text === undefined ? null : { start: placeAt(text, start), end: placeAt(text, end) };
+  return { code, severity: "error", message, file, span: places, notes, suggestion };
+}
+
+function placeAt(text: string, offset: number): Place {
+  const before = text.slice(0, offset);
+  return { line: before.split("\n").length, column: offset - before.lastIndexOf("\n"), offset };
 }
 
 /**

@@ -3,7 +3,8 @@
 // same sums and products, of numbers that lie elsewhere. Not here: formats into single elements (exactness.ts).
 // Bits that no value reads must be kept too, in a field of the same name; those of fields named pad or unused need not.
 
-import { elementValue, type Exact } from "./exact.ts";
+import { findAbsent } from "./absence.ts";
+import { elementValue, type Exact, fromNumber } from "./exact.ts";
 import { blockWith, type Witness } from "./exactness.ts";
 import {
   allows,
@@ -13,7 +14,6 @@ import {
   elementKey,
   elementOf,
   type Form,
-  formAt,
   inDoubles,
   inExact,
   isIndependent,
@@ -21,26 +21,14 @@ import {
   type Tree,
   treeText,
 } from "./form.ts";
-import { bindTensor, smallestShape } from "./tensor.ts";
+import { placed, shapesOf, type Stored, storedIn } from "./stored.ts";
 import type { Endpoint, Restriction, Type } from "./type.ts";
-import { same } from "./window.ts";
+import { holds, same, targetOf } from "./window.ts";
 
 export type Embedding =
   | { readonly kind: "kept"; readonly method: string }
   | { readonly kind: "lost"; readonly reason: string; readonly witness: Witness | null }
   | { readonly kind: "open"; readonly reason: string };
-
-/** A matrix in one format: blocks one behind the other, or a tensor bound to the shape. */
-interface Stored {
-  readonly name: string;
-  readonly type: Type;
-  readonly bits: number;
-}
-
-interface Shape {
-  readonly rows: number;
-  readonly columns: number;
-}
 
 /** Values of one matrix that is compared place by place. */
 const MAX_VALUES = 2 ** 17;
@@ -62,7 +50,14 @@ export function repacked(from: Endpoint, to: Endpoint, domain: readonly Restrict
 export function embedded(from: Endpoint, to: Endpoint, domain: readonly Restriction[]): Embedding {
   const moved = repacked(from, to, domain);
   if (moved.kind === "kept") return moved;
-  return overShapes(from, to, (a, b, values) => compareNumbers(a, b, values, domain));
+  return overShapes(from, to, (a, b, values) => {
+    const found = compareNumbers(a, b, values, domain);
+    if (found.kind !== "open") return found;
+    const absence = findAbsent(a, b, values, domain);
+    if (absence.kind === "unknown") return { kind: "open", reason: `${found.reason}; tried in vain: ${absence.tried}` };
+    const { reason, witness } = absence;
+    return { kind: "lost", reason: `not every block of ${a.name} has its values in ${b.name}: ${reason}`, witness };
+  });
 }
 
 function overShapes(
@@ -86,61 +81,6 @@ function overShapes(
     ? ` in matrices of ${shapes.map(({ rows, columns }) => `${rows} x ${columns}`).join(", ")}`
     : "";
   return { kind: "kept", method: `${method}${where}` };
-}
-
-/** The smallest shape for both and some of its multiples; one row of whole blocks where neither is a tensor. */
-function shapesOf(from: Endpoint, to: Endpoint): readonly Shape[] {
-  let [rows, columns] = [1, 1];
-  for (const end of [from, to]) {
-    const own = end.kind === "tensor" ? smallestShape(end.tensor, end.storage) : { rows: 1, columns: sizeOf(end) };
-    if (own === null) return [];
-    [rows, columns] = [lcm(rows, own.rows), lcm(columns, own.columns)];
-  }
-  if (from.kind !== "tensor" && to.kind !== "tensor") return [{ rows, columns }];
-  return [
-    [1, 1],
-    [2, 1],
-    [1, 2],
-    [3, 5],
-  ].map(([r, c]) => ({ rows: rows * r!, columns: columns * c! }));
-}
-
-function sizeOf(end: Endpoint): number {
-  return end.kind === "type" ? end.type.blockSize : 1;
-}
-
-function lcm(a: number, b: number): number {
-  const gcd = (x: number, y: number): number => (y === 0 ? x : gcd(y, x % y));
-  return (a / gcd(a, b)) * b;
-}
-
-/** A matrix of the shape; null where the tensor does not allow it. */
-function storedIn(end: Endpoint, { rows, columns }: Shape): Stored | null {
-  if (end.kind === "type") {
-    const { type } = end;
-    return { name: type.name, type, bits: ((rows * columns) / type.blockSize) * type.blockBytes * 8 };
-  }
-  if (end.kind === "element") throw new Error(`${end.element.name} is an element, and no format of blocks`);
-  const binding = bindTensor(end.tensor, end.storage, rows, columns);
-  if (binding.kind === "refused") return null;
-  const { type } = binding;
-  return {
-    name: end.storage === "" ? end.tensor.name : `${end.tensor.name}.${end.storage}`,
-    type,
-    bits: type.blockBytes * 8,
-  };
-}
-
-/** The form of value i of the matrix, its bits counted from the first block on. */
-function placed({ type }: Stored, i: number): Form | null {
-  const form = formAt(type, i % type.blockSize);
-  const start = Math.floor(i / type.blockSize) * type.blockBytes * 8;
-  if (form === null || start === 0) return form;
-  const leaves = form.leaves.map((leaf) => ({
-    ...leaf,
-    places: leaf.places && leaf.places.map((place) => place + start),
-  }));
-  return { ...form, leaves };
 }
 
 // --- bits -----------------------------------------------------------------------------------------------------------
@@ -309,7 +249,7 @@ function otherValue(
     const named = x.leaves.map((leaf, l) => ({ label: leaf.label, code: codes[l]!, value: numberOf(leaf, codes[l]!) }));
     const single = a.bits === a.type.blockBytes * 8;
     const block = single ? blockWith(a.type, x, codes, domain) : null;
-    const witness = { at: x.at, codes: named, block, value, instead };
+    const witness = { at: x.at, codes: named, block, value, together: [], instead };
     if (!bySign) return { witness, complete };
     zeros = witness;
   }
@@ -351,6 +291,7 @@ function compareNumbers(a: Stored, b: Stored, values: number, domain: readonly R
   const source = new Map<string, string>();
   const owner = new Int32Array(b.bits).fill(NOWHERE);
   const owners = new Map<string, number>();
+  const matches = new Map<string, Match>();
   for (let i = 0; i < values; i++) {
     const [x, y] = [placed(a, i), placed(b, i)];
     if (x === null || y === null || [...x.leaves, ...y.leaves].some(({ places }) => places === null))
@@ -361,11 +302,13 @@ function compareNumbers(a: Stored, b: Stored, values: number, domain: readonly R
         kind: "open",
         reason: `${a.name} is ${p.skeleton}, and ${b.name} is ${q.skeleton}, with a letter for each stored number`,
       };
+    const key = [...p.parts, ...q.parts].map(({ leaf, text }) => `${leaf.field} ${meaning(leaf)} ${text}`).join();
+    const match = matches.get(key) ?? matchOf(p, q);
+    matches.set(key, match);
+    if (match.kind === "missing") return { kind: "open", reason: match.reason };
     for (const [k, part] of p.parts.entries()) {
       const other = q.parts[k]!;
-      const missing = firstMissing(part, other);
-      if (missing !== null) return { kind: "open", reason: missing };
-      const [at, fed] = [other.leaf.places!.join(), `${part.leaf.places!.join()} ${part.text}`];
+      const [at, fed] = [other.leaf.places!.join(), `${part.leaf.places!.join()} ${part.text} ${match.shift}`];
       const before = source.get(at);
       if (before !== undefined && before !== fed) {
         const reason = `${other.leaf.label} of ${b.name} would have to be both for value ${i} and for one before it`;
@@ -386,7 +329,47 @@ function compareNumbers(a: Stored, b: Stored, values: number, domain: readonly R
   };
 }
 
+interface Parts {
+  readonly skeleton: string;
+  readonly parts: readonly Part[];
+}
+
+/** Powers of two by which one factor of a product may be larger and the other smaller. */
+const SHIFTS: readonly number[] = [1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6, 7, -7, 8, -8];
+
+/** How the parts of one value become those of another: what is missing, or the power of two between two factors. */
+type Match = { readonly kind: "missing"; readonly reason: string } | { readonly kind: "fits"; readonly shift: number };
+
+function matchOf(p: Parts, q: Parts): Match {
+  const missing = (shift: number): string | null => {
+    for (const [k, part] of p.parts.entries()) {
+      const reason = firstMissing(shifted(part, k === 0 ? shift : -shift), q.parts[k]!);
+      if (reason !== null) return reason;
+    }
+    return null;
+  };
+  const reason = missing(0);
+  if (reason === null) return { kind: "fits", shift: 0 };
+  const shift = p.skeleton === "a * b" ? SHIFTS.find((by) => missing(by) === null) : undefined;
+  return shift === undefined ? { kind: "missing", reason } : { kind: "fits", shift };
+}
+
+/** The part with its numbers times a power of two. */
+function shifted(part: Part, power: number): Part {
+  const { numbers } = part;
+  if (power === 0 || numbers === null) return part;
+  return { ...part, numbers: new Set(Array.from(numbers, (x) => (x === "-0" ? x : x * 2 ** power))) };
+}
+
 function firstMissing(part: Part, other: Part): string | null {
+  if (part.numbers !== null && other.numbers === null && other.text === "#") {
+    // A number that stands there by itself, wide as it is, only has to hold what comes.
+    const target = targetOf(elementOf(other.leaf));
+    const exact = (x: number | "-0"): Exact => fromNumber(x === "-0" ? -0 : x);
+    const lost = target === null ? part.numbers : [...part.numbers].filter((x) => !holds(target, exact(x)));
+    for (const x of lost) return `${part.leaf.label} may make ${x}, which ${other.leaf.label} has nothing for`;
+    return null;
+  }
   if (part.numbers === null || other.numbers === null) {
     const equal = meaning(part.leaf) === meaning(other.leaf) && part.text === other.text;
     return equal ? null : `${part.leaf.label} and ${other.leaf.label} are too wide to be compared number by number`;
@@ -400,10 +383,7 @@ function firstMissing(part: Part, other: Part): string | null {
 
 const sets = new WeakMap<Choices, Map<string, ReadonlySet<number | "-0">>>();
 
-function partsOf(
-  { leaves, tree }: Form,
-  domain: readonly Restriction[],
-): { readonly skeleton: string; readonly parts: readonly Part[] } {
+function partsOf({ leaves, tree }: Form, domain: readonly Restriction[]): Parts {
   const parts: Part[] = [];
   const leavesIn = (part: Tree): readonly number[] => {
     if (part.kind === "leaf") return [part.leaf];

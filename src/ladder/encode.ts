@@ -119,15 +119,16 @@ function encodeListed(element: Element, x: Exact): number {
   const { negative } = x;
   if (x.kind === "finite" && x.significand === 0n && negative && minusZero !== null) return minusZero;
   const last = values.length - 1;
+  const double = toNumber(x);
   // The first value that is at least x.
   let low = 0;
   let high = values.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (compare(values[middle]!, x) < 0) low = middle + 1;
+    if (compare(values[middle]!, x, double) < 0) low = middle + 1;
     else high = middle;
   }
-  if (low <= last && compare(values[low]!, x) === 0) return codes[low]!;
+  if (low <= last && compare(values[low]!, x, double) === 0) return codes[low]!;
   if (low > 0 && low <= last) {
     const side = sideOf(element, listing, low, x);
     const nearest = side < 0 || (side === 0 && codes[low - 1]! % 2 === 0) ? low - 1 : low;
@@ -151,7 +152,7 @@ function sideOf(element: Element, { values, codes }: Listing, at: number, x: Exa
   if (values[at] === 0) return -1;
   const wider = { ...element, bits: element.bits + 1 };
   const middle = toNumber(elementValue(wider, BigInt(2 * codes[at - 1]! + 1), 0));
-  return -compare(middle, x);
+  return -compare(middle, x, toNumber(x));
 }
 
 /** Whether x rounds to what would be the next value beyond the one at `end`: it is at least half a step further. */
@@ -163,8 +164,9 @@ function isBeyond(values: readonly number[], codes: readonly number[], end: numb
   return side > 0 || (side === 0 && codes[end]! % 2 === 1);
 }
 
-/** The sign of value - x. */
-function compare(value: number, x: Exact): number {
+/** The sign of value - x, of which `double` is the nearest double: rounding is monotone, so other doubles lie as it does. */
+function compare(value: number, x: Exact, double: number): number {
+  if (value !== double) return value < double ? -1 : 1;
   return -signOf(add(x, negate(fromNumber(value))));
 }
 

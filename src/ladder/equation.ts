@@ -40,6 +40,10 @@ export type ProvedStructure =
 
 /** The structure of a type, with the equation proved for every block whose stored floats are finite. */
 export function provedStructure(type: Type): ProvedStructure {
+  const { value } = type;
+  // Only an element by itself is read without a lane; a structure of its first numbers would say nothing of the others.
+  if (value.kind === "element" && value.field.element.kind === "table" && value.field.element.lanes > 1)
+    return { kind: "none", reason: `a code of it stands for ${value.field.element.lanes} numbers` };
   const found = mappedStructureOf(type);
   if (found.kind === "float") return { kind: "none", reason: "it is a plain float" };
   if (found.kind === "none") return found;

@@ -72,7 +72,8 @@ export function fromNumber(x: number): Exact {
   if (!Number.isFinite(x)) return { kind: "infinite", negative };
   let whole = Math.abs(x);
   let exponent = 0;
-  for (; !Number.isInteger(whole); exponent--) whole *= 2;
+  // What is no whole number is below 2^53, so that this is exact; zeros at the end are dropped in any case.
+  for (; !Number.isInteger(whole); exponent -= 32) whole *= 2 ** 32;
   return finite(negative, BigInt(whole), exponent);
 }
 
@@ -136,8 +137,21 @@ export function toNumber(a: Exact): number {
 
 function finite(negative: boolean, significand: bigint, exponent: number): Exact {
   if (significand === 0n) return { kind: "finite", negative, significand, exponent: 0 };
-  const zeros = significand.toString(2).match(/0*$/)![0].length;
+  if ((significand & 1n) === 1n) return { kind: "finite", negative, significand, exponent };
+  const zeros = trailingZeros(significand);
   return { kind: "finite", negative, significand: significand >> BigInt(zeros), exponent: exponent + zeros };
+}
+
+/** How many zeros a number that is not 0 ends with in binary, 32 bits at a time. */
+function trailingZeros(x: bigint): number {
+  let zeros = 0;
+  let rest = x;
+  let low = Number(BigInt.asUintN(32, rest));
+  for (; low === 0; low = Number(BigInt.asUintN(32, rest))) {
+    rest >>= 32n;
+    zeros += 32;
+  }
+  return zeros + 31 - Math.clz32(low & -low);
 }
 
 function isZero(a: Exact): boolean {

@@ -5,6 +5,7 @@
 
 import { encode } from "./encode.ts";
 import { elementValue, type Exact, exactNumber, exactValue, fromNumber, toNumber } from "./exact.ts";
+import { bitOf, elementBits } from "./expr.ts";
 import {
   allows,
   type Choices,
@@ -50,9 +51,11 @@ export interface Witness {
   readonly at: number;
   /** The stored numbers that the value reads. */
   readonly codes: readonly { readonly label: string; readonly code: bigint; readonly value: Exact }[];
-  /** The whole block; null for an element. */
+  /** The whole block, or several one behind the other; null for an element. */
   readonly block: Uint8Array | null;
   readonly value: Exact;
+  /** Other values of the block without which it would not be lost. */
+  readonly together: readonly { readonly at: number; readonly value: Exact }[];
   /** The nearest that the target has; null where it has nothing for it. */
   readonly instead: Exact | null;
 }
@@ -253,7 +256,7 @@ function confirm({ source, form, choices, target, domain }: Finder, picked: read
   });
   if (type === null) {
     const { value } = codes[0]!;
-    return { at: form.at, codes, block: null, value, instead: nearest(target.element, value) };
+    return { at: form.at, codes, block: null, value, together: [], instead: nearest(target.element, value) };
   }
   const block = blockWith(
     type,
@@ -266,7 +269,7 @@ function confirm({ source, form, choices, target, domain }: Finder, picked: read
   // Where the data decide what is read, the names show it now.
   const read = formAt(type, form.at, block ?? undefined)?.leaves ?? form.leaves;
   const named = codes.map((one, l) => ({ ...one, label: read[l]?.label ?? one.label }));
-  return { at: form.at, codes: named, block, value, instead: nearest(target.element, value) };
+  return { at: form.at, codes: named, block, value, together: [], instead: nearest(target.element, value) };
 }
 
 /** The number of the element nearest to x; null where it has none for it. */
@@ -289,16 +292,7 @@ export function blockWith(
   domain: readonly Restriction[],
 ): Uint8Array | null {
   const block = new Uint8Array(type.blockBytes);
-  const put = (places: readonly number[], code: bigint): void => {
-    for (const [k, place] of places.entries()) {
-      const mask = 1 << (place % 8);
-      const at = Math.floor(place / 8);
-      block[at] = (code >> BigInt(k)) & 1n ? block[at]! | mask : block[at]! & ~mask;
-    }
-  };
   const restricted = type.fields.filter(({ name }) => domain.some(({ field }) => field === name));
-  const places = ({ element, bit }: Type["fields"][number], e: number): readonly number[] =>
-    Array.from({ length: element.bits }, (_, k) => bit + e * element.bits + k);
   for (const field of restricted) {
     const leaf = {
       label: field.name,
@@ -310,31 +304,46 @@ export function blockWith(
     };
     const [first] = choicesOf(leaf, domain).codes;
     if (first === undefined) return null;
-    for (let e = 0; e < field.count; e++) put(places(field, e), first);
+    for (let e = 0; e < field.count; e++) putCode(block, elementBits(field, e), first);
   }
   // Where the data decide what is read, it is what a block of zeros says.
   const placed = form.leaves.some((leaf) => leaf.places === null) ? formAt(type, form.at, block) : form;
   if (placed?.leaves.length !== form.leaves.length) return null;
-  const read = (where: readonly number[]): bigint =>
-    where.reduce(
-      (code, place, k) => code | (BigInt((block[Math.floor(place / 8)]! >> (place % 8)) & 1) << BigInt(k)),
-      0n,
-    );
-  for (const [l, leaf] of placed.leaves.entries()) put(leaf.places!, codes[l]!);
-  if (!isIndependent(placed.leaves) && placed.leaves.some((leaf, l) => read(leaf.places!) !== codes[l]!)) return null;
-  for (const field of restricted) {
-    for (let e = 0; e < field.count; e++) {
-      const code = read(places(field, e));
-      const value = elementValue(field.element, code, 0);
-      const number = value.kind === "finite" ? 0 : Number.NaN;
-      if (domain.some((r) => r.field === field.name && !allows(r, code, number))) return null;
-    }
+  for (const [l, leaf] of placed.leaves.entries()) putCode(block, leaf.places!, codes[l]!);
+  if (!isIndependent(placed.leaves) && placed.leaves.some((leaf, l) => codeAt(block, leaf.places!) !== codes[l]!))
+    return null;
+  return meets(type, block, domain) ? block : null;
+}
+
+/** Whether a block is in the domain. */
+export function meets({ fields }: Type, block: Uint8Array, domain: readonly Restriction[]): boolean {
+  return domain.every((r) =>
+    fields
+      .filter(({ name }) => name === r.field)
+      .every((field) =>
+        Array.from({ length: field.count }, (_, e) => codeAt(block, elementBits(field, e))).every((code) => {
+          const value = elementValue(field.element, code, 0);
+          return allows(r, code, value.kind === "finite" ? 0 : Number.NaN);
+        }),
+      ),
+  );
+}
+
+/** The code in the bits at these places, the least significant first. */
+export function codeAt(block: Uint8Array, places: readonly number[]): bigint {
+  return places.reduce((code, place, k) => code | (BigInt(bitOf(block, place)) << BigInt(k)), 0n);
+}
+
+/** Puts a code into the bits at these places. */
+export function putCode(block: Uint8Array, places: readonly number[], code: bigint): void {
+  for (const [k, place] of places.entries()) {
+    const [at, mask] = [Math.floor(place / 8), 1 << (place % 8)];
+    block[at] = (code >> BigInt(k)) & 1n ? block[at]! | mask : block[at]! & ~mask;
   }
-  return block;
 }
 
 /** Corner codes of all leaves, as many of each as make no more than `most` combinations. */
-function fewCorners(choices: readonly Choices[], most: number): readonly (readonly number[])[] {
+export function fewCorners(choices: readonly Choices[], most: number): readonly (readonly number[])[] {
   for (let count = CORNERS; ; count--) {
     const corners = choices.map((one) => cornersOf(one, count));
     if (count <= 2 || corners.reduce((product, list) => product * list.length, 1) <= most) return corners;
@@ -483,7 +492,8 @@ export function firstDifference(
       if (!domain.every((r) => allows(r, BigInt(code), number))) continue;
       const instead = elementValue(to, BigInt(by(code)), lane);
       if (same(value, instead)) continue;
-      return { at: lane, codes: [{ label: "code", code: BigInt(code), value }], block: null, value, instead };
+      const codes = [{ label: "code", code: BigInt(code), value }];
+      return { at: lane, codes, block: null, value, together: [], instead };
     }
   }
   return null;

@@ -109,7 +109,8 @@ export function refutationDiagnostic(claim: Claim, refutation: Refutation): Diag
 }
 
 /** The codes of a counter-example, what they make, and the bytes of the block. */
-function witnessNotes({ at, codes, block, value, instead }: Witness, { from, to }: Claim): readonly string[] {
+function witnessNotes(witness: Witness, { from, to }: Claim): readonly string[] {
+  const { at, codes, block, value, together, instead } = witness;
   const single = from.kind === "element";
   const lane = single && at > 0 ? ` at lane ${at}` : "";
   const named = codes.map(({ label, code, value: number }) => {
@@ -117,12 +118,20 @@ function witnessNotes({ at, codes, block, value, instead }: Witness, { from, to 
     if (single) return `${label} ${code}${lane} is ${shown}`;
     return shown === String(code) ? `${label} = ${shown}` : `${label} = ${shown} (code ${code})`;
   });
-  const made = single ? named.join() : `${named.join(", ")} make value ${at} ${showExact(value)}`;
+  const values = [{ at, value }, ...together].map((one) => `value ${one.at} ${showExact(one.value)}`);
+  const made = single ? named.join() : `${shortList(named)} make ${shortList(values)}`;
   const target = endpointName(to);
-  const got = instead === null ? `${target} has nothing for it` : `in ${target} it becomes ${showExact(instead)}`;
+  const it = together.length === 0 ? "it" : "them together";
+  const got = instead === null ? `${target} has nothing for ${it}` : `in ${target} it becomes ${showExact(instead)}`;
   const notes = [`${made}; ${got}`];
-  if (block !== null) notes.push(`the ${from.kind === "tensor" ? "smallest matrix" : "block"} is ${hexOf(block)}`);
-  return notes;
+  if (block === null) return notes;
+  const isOne = from.kind !== "type" || block.length === from.type.blockBytes;
+  const what = from.kind === "tensor" ? "smallest matrix is" : isOne ? "block is" : "blocks are";
+  return [...notes, `the ${what} ${hexOf(block)}`];
+}
+
+function shortList(items: readonly string[]): string {
+  return items.length <= 8 ? items.join(", ") : `${items.slice(0, 6).join(", ")} and ${items.length - 6} more`;
 }
 
 /** Bytes in hexadecimal; runs of four or more zeros as how many there are. */
@@ -150,7 +159,9 @@ function proveValue(claim: Claim, program: Program): Outcome {
   }
   if (to.kind !== "element") {
     if (from.kind === "element") return mixed(from, to);
-    return ofEmbedding(embedded(from, to, domain), claim);
+    const outcome = ofEmbedding(embedded(from, to, domain), claim);
+    if (outcome.kind !== "refuted") return outcome;
+    return { ...outcome, suggestion: wider(sourceOf(from), claim, program) ?? outcome.suggestion ?? null };
   }
   const source = sourceOf(from);
   const target = targetOf(to.element);
@@ -172,18 +183,26 @@ function proveValue(claim: Claim, program: Program): Outcome {
 }
 
 /** Another target, or a domain, with which the claim would hold. */
-function workable(source: Source, { from, to, domain }: Claim, run: Run | null, program: Program): string | null {
-  const ways: string[] = [];
-  const wider = [...program.elements.values()]
+function workable(source: Source, claim: Claim, run: Run | null, program: Program): string | null {
+  const [from, to] = [endpointName(claim.from), endpointName(claim.to)];
+  const narrower =
+    run === null
+      ? `claim ${from} -> ${to} : rounded, which asks for the nearest only`
+      : `add when ${run.field ?? "code"} in ${run.low} .. ${run.high}`;
+  return [wider(source, claim, program), narrower].filter((way) => way !== null).join(", or ");
+}
+
+/** The narrowest float that has every value of a source; null where none has. */
+function wider(source: Source | null, { from, domain }: Claim, program: Program): string | null {
+  if (source === null) return null;
+  const found = [...program.elements.values()]
     .filter((element) => element.kind === "float" && element.special === "ieee" && element.bits >= 16)
     .toSorted((a, b) => a.bits - b.bits)
     .filter((element) => from.kind !== "element" || elementKey(element) !== elementKey(from.element))
     .find((element) => decide(source, targetOf(element)!, domain).kind === "exact");
-  if (wider !== undefined)
-    ways.push(`${wider.name} has every value: convert ${endpointName(from)} -> ${wider.name} : value`);
-  if (run !== null) ways.push(`add when ${run.field ?? "code"} in ${run.low} .. ${run.high}`);
-  else ways.push(`claim ${endpointName(from)} -> ${endpointName(to)} : rounded, which asks for the nearest only`);
-  return ways.join(", or ");
+  return found === undefined
+    ? null
+    : `${found.name} has every value: convert ${endpointName(from)} -> ${found.name} : value`;
 }
 
 function proveRepack(claim: Claim): Outcome {
@@ -215,7 +234,7 @@ function ofEmbedding(embedding: Embedding, { from, to }: Claim): Outcome {
   if (embedding.kind === "open") return { kind: "undecided", reason: embedding.reason };
   const { reason, witness } = embedding;
   const suggestion =
-    witness === null
+    witness === null || witness.instead === null
       ? null
       : `${endpointName(from)} and ${endpointName(to)} are two formats; one of the declarations may be wrong`;
   return { kind: "refuted", reason, witness, suggestion };
@@ -260,12 +279,12 @@ function proveStructure({ from, to }: Claim, program: Program): Outcome {
   if (fits === undefined) {
     const ranges = all.map(({ low, high }) => `${low} to ${high}`).join(", or ");
     const reason = `the codes of ${name} are ${ranges}, and ${to.element.name} holds ${rangeText(to.element)}`;
-    const wider = [...program.elements.values()]
+    const holding = [...program.elements.values()]
       .filter((element) => element.kind === "int")
       .toSorted((a, b) => a.bits - b.bits)
       .find((element) => all.some((integers) => inRange(integers, element)));
     const suggestion =
-      wider === undefined ? null : `${wider.name} holds them: convert ${name} -> ${wider.name} : structure`;
+      holding === undefined ? null : `${holding.name} holds them: convert ${name} -> ${holding.name} : structure`;
     return { kind: "refuted", reason, suggestion };
   }
   const { low, high, shift } = fits;

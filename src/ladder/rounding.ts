@@ -25,11 +25,28 @@ interface Scale {
   readonly special: readonly number[];
 }
 
+const decided = new WeakMap<Element, WeakMap<Element, Rounding>>();
+
 /**
  * Whether the source's numbers, within the domain, go to the nearest of the target's.
  * @param by the target's code for each code of the source, where a claim names it; else that of encode
  */
 export function nearestOf(
+  from: Element,
+  to: Element,
+  by: ((code: number) => number) | null,
+  domain: readonly Restriction[],
+): Rounding {
+  if (by !== null || domain.length > 0) return compared(from, to, by, domain);
+  // Many formats are rounded by way of the same double.
+  const known = decided.get(from) ?? new WeakMap<Element, Rounding>();
+  decided.set(from, known);
+  const found = known.get(to) ?? compared(from, to, null, []);
+  known.set(to, found);
+  return found;
+}
+
+function compared(
   from: Element,
   to: Element,
   by: ((code: number) => number) | null,
@@ -56,19 +73,20 @@ export function nearestOf(
       codes: [{ label, code, value }],
       block: null,
       value,
+      together: [],
       instead: got === null ? null : fromNumber(got),
     };
   };
   if (from.bits <= LISTED_BITS) {
-    let compared = 0;
+    let tried = 0;
     for (let code = 0; code < 2 ** from.bits; code++) {
       const x = listedNumber(from, code, 0);
       if (!domain.every((r) => allows(r, BigInt(code), x))) continue;
-      compared++;
+      tried++;
       const witness = compare(x, "code", BigInt(code));
       if (witness !== null) return { kind: "wrong", witness };
     }
-    return { kind: "nearest", method: `all ${compared} codes compared with the nearest of a sorted list` };
+    return { kind: "nearest", method: `all ${tried} codes compared with the nearest of a sorted list` };
   }
   const view = viewOf(from);
   if (view === null)
@@ -76,16 +94,16 @@ export function nearestOf(
       kind: "open",
       reason: `${from.name} is wider than ${LISTED_BITS} bits and neither IEEE's single nor its double`,
     };
-  let compared = 0;
+  let tried = 0;
   for (const x of edges(view, scale)) {
     const code = view.code(x);
     if (!domain.every((r) => allows(r, code, x))) continue;
-    compared++;
+    tried++;
     const witness = compare(x, "code", code);
     if (witness !== null) return { kind: "wrong", witness };
   }
   const argued = "between two of them rounding is monotone, with the same number at both ends";
-  return { kind: "nearest", method: `${compared} numbers at and next to every boundary compared; ${argued}` };
+  return { kind: "nearest", method: `${tried} numbers at and next to every boundary compared; ${argued}` };
 }
 
 /** The numbers of a wide float as the machine has them. */
@@ -152,7 +170,7 @@ function nearestSingle(from: Element, to: Element): Rounding {
   if (view === null || view === SINGLE)
     return { kind: "open", reason: `${from.name} is no double, and only those are rounded to ${to.name} here` };
   const ends = [0, 1, 2, 3, 2 ** 22 - 1, 2 ** 22, 2 ** 23 - 3, 2 ** 23 - 2, 2 ** 23 - 1];
-  let compared = 0;
+  let tried = 0;
   for (let power = 0; power < 255; power++) {
     for (const end of ends) {
       const code = BigInt(power * 2 ** 23 + end);
@@ -160,12 +178,12 @@ function nearestSingle(from: Element, to: Element): Rounding {
       const high = power === 254 && end === 2 ** 23 - 1 ? 2 ** 128 : toNumber(elementValue(to, code + 1n, 0));
       for (const near of view.around((low + high) / 2)) {
         for (const x of [near, -near]) {
-          compared++;
+          tried++;
           const value = fromNumber(x);
           const instead = elementValue(to, encode(to, value), 0);
           if (Object.is(toNumber(instead), Math.fround(x))) continue;
           const codes = [{ label: "code", code: view.code(x), value }];
-          return { kind: "wrong", witness: { at: 0, codes, block: null, value, instead } };
+          return { kind: "wrong", witness: { at: 0, codes, block: null, value, together: [], instead } };
         }
       }
     }
@@ -173,7 +191,7 @@ function nearestSingle(from: Element, to: Element): Rounding {
   const argued = "the rest is argued: a code and its rounding depend on the power of two by their exponent alone";
   return {
     kind: "nearest",
-    method: `${compared} doubles at and next to boundaries of every power of two compared; ${argued}`,
+    method: `${tried} doubles at and next to boundaries of every power of two compared; ${argued}`,
   };
 }
 

@@ -205,8 +205,10 @@ export interface Memory {
   readonly granularity: number;
   /** Granules that one access takes together: lanes that coalesce, banks, registers of a fragment. */
   readonly width: number;
-  /** Bytes; null where it counts as endless. */
+  /** Bytes that one core has of it; null where it counts as endless. */
   readonly capacity: number | null;
+  /** MB/s that all cores together read out of it, towards the next level; null where that is never what one waits for. */
+  readonly bandwidth: number | null;
 }
 
 /** out(m,n) of `accumulate` += a(m,k) of `activation` * w(n,k) of `weight`, m x n x k at once. */
@@ -217,6 +219,8 @@ export interface Multiply {
   readonly m: number;
   readonly n: number;
   readonly k: number;
+  /** Products of one a with one w, in millions a second, by all cores; null where it is not known. */
+  readonly rate: number | null;
 }
 
 /** `lanes` reads at once from a table with an entry for each code of `index`. */
@@ -224,6 +228,24 @@ export interface Lookup {
   readonly index: Element;
   readonly entry: Element;
   readonly lanes: number;
+  /** Activations whose sums one table holds, one for each bit of an index; one more where tables are symmetric. */
+  readonly k: number;
+  /** Entries read and added, in millions a second, by all cores; null where it is not known. */
+  readonly rate: number | null;
+}
+
+/** Simple operations on lanes of an element: a shift, mask, addition, product or conversion. */
+export interface Operate {
+  readonly element: Element;
+  /** In millions a second, by all cores. */
+  readonly rate: number;
+}
+
+/** What works at the same time, each on tiles of its own. */
+export interface Cores {
+  readonly count: number;
+  /** From the call until the cores are at work, in ns. */
+  readonly start: number;
 }
 
 /** Where the device's arithmetic on an element is not that of IEEE 754. */
@@ -241,6 +263,8 @@ export interface DeviceModel {
   readonly natives: readonly Element[];
   readonly multiplies: readonly Multiply[];
   readonly lookups: readonly Lookup[];
+  readonly operates: readonly Operate[];
+  readonly cores: Cores;
   readonly caveats: readonly Caveat[];
 }
 

@@ -21,7 +21,7 @@ testWith(loadAddon(), "gemv --json has every figure, and they agree with each ot
 });
 
 test.each([
-  [["bench"], 'what to measure: ""; gemv or gemm'],
+  [["bench"], 'what to measure: ""; gemv, gemm, model or compare'],
   [["bench", "gemv", "--bits", "3"], "--bits: 3; 2, 4 or 8"],
   [["bench", "gemv", "--group", "40"], "--group: 40; a multiple of 16"],
   [["bench", "gemm", "--k", "100"], "--k: 100; a multiple of the group, which is 128"],

@@ -88,7 +88,13 @@ test("--json says the same in one object", () => {
     reason: null,
   });
   expect(report.diagnostics).toHaveLength(3);
-  expect(report.diagnostics[0]).toMatchObject({ code: "claim", file: "mine.ladder", line: 13, column: 1 });
+  expect(report.diagnostics[0]).toMatchObject({
+    code: "claim",
+    severity: "error",
+    file: "mine.ladder",
+    path: own,
+    span: { start: { line: 13, column: 1, offset: 273 }, end: { line: 13, column: 28, offset: 300 } },
+  });
 });
 
 test("what is right ends with 0 and no word on stderr", () => {
@@ -121,10 +127,10 @@ test("a text that is wrong is a finding, in words and in JSON", () => {
     diagnostics: [
       {
         code: "unknown-name",
+        severity: "error",
         file: "wrong.ladder",
-        line: 2,
-        column: 18,
-        length: 3,
+        path: wrong,
+        span: { start: { line: 2, column: 18, offset: 39 }, end: { line: 2, column: 21, offset: 42 } },
         message: "there is no element F61",
         notes: [],
         suggestion: 'did you mean "F64"?',

@@ -2,7 +2,7 @@
 //   node test/bench/gates.mjs [MODEL.gguf]
 // One line a gate, with figure and limit; of several rounds the best ratio and load count, because the machine may be
 // busy with something else. Exit code 1 where a gate is missed, or where CI is set and nothing can be measured. Timed,
-// and so no part of `npm test`. Not here: how rounds beside llama.cpp are run (compare.mjs).
+// and so no part of `npm test`. Not here: how rounds beside llama.cpp are run (lutra bench compare).
 
 import { spawnSync } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
@@ -46,8 +46,8 @@ async function hold(name) {
     console.log(`gates skipped: ${missing}`);
     process.exit(process.env.CI ? 1 : 0);
   }
-  const compare = [`${root}test/bench/compare.mjs`, model, "--threads", "1", "--rounds", String(ROUNDS), "--json"];
-  const cases = run(compare)
+  const options = ["--threads", "1", "--rounds", String(ROUNDS), "--json"];
+  const cases = run([`${root}dist/app/cli.js`, "bench", "compare", model, ...options])
     .trimEnd()
     .split("\n")
     .map((line) => JSON.parse(line));

@@ -3,17 +3,10 @@
 import { truncateSync } from "node:fs";
 import { expect } from "vitest";
 
-import {
-  type Backend,
-  type Unavailable,
-  UnsupportedOp,
-  type WeightSource,
-  type WeightTensor,
-} from "../../src/backend.ts";
+import { type Backend, type Unavailable, type WeightSource, type WeightTensor } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
-import { matrixBytes, usableStructure } from "../../src/cpu/layout.ts";
+import { placedBytes, Placements } from "../../src/cpu/layout.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
-import { structureOf } from "../../src/ladder/layout.ts";
 import type { Op } from "../../src/ops.ts";
 import { oddTypes, programWith, typeNamed as typeIn } from "../ladder/program.ts";
 import { testWith } from "../oracle/oracle.ts";
@@ -68,28 +61,79 @@ testWith(opened(), "the memory for weights is known before they are read", async
     const { weights, plan } = matrixPlan(weight);
     using file = weightFile(weights);
     const session = await backend.prepare(plan, file);
-    const input = matrixBytes({ kind: "float", format: "f32" }, 4, 512);
-    const stored = usableStructure(file.tensor("w") as WeightTensor, structureOf(type), "matrix");
-    expect(session.bytes.weights, name).toBe(input + matrixBytes(stored, ...shape));
+    const bytesOf = (tensor: WeightTensor): number =>
+      placedBytes(new Placements().of(tensor, "matrix"), tensor, "matrix");
+    const [input, matrix] = ["x", "w"].map((tensor) => bytesOf(file.tensor(tensor) as WeightTensor));
+    expect(session.bytes.weights, name).toBe((input as number) + (matrix as number));
     await session[Symbol.asyncDispose]();
   }
 });
 
-testWith(opened(), "a type that no kernel takes is refused with the reason", async (backend) => {
-  const type = typeIn(programWith(oddTypes), "TwoFields");
-  const { weights, plan } = matrixPlan({
-    name: "odd",
-    type,
-    shape: [3, 48],
-    bytes: new Uint8Array(6 * type.blockBytes),
-  });
-  using file = weightFile(weights);
-  await expect(backend.prepare(plan, file)).rejects.toThrow(
-    new UnsupportedOp(
-      "tensor odd has type TwoFields, which the CPU backend cannot run: " +
-        "its scales hold for groups of 8 values, and the kernels take multiples of 16; --device reference can",
-    ),
+testWith(opened(), "the error of a model that cannot fit says what conversion to floats adds", async (backend) => {
+  const type = typeIn(programWith(oddTypes), "TwoFields"); // its groups of 8 are too small for tiles
+  const shape = [2 ** 20, 24 * 2 ** 17];
+  const tensor = { name: "odd", type, shape, file: 0, byteOffset: 0, byteLength: 0 };
+  const weight = { name: "odd", type, shape, bytes: new Uint8Array(0) };
+  const input = f32Weight("x", [4, 24 * 2 ** 17], new Float32Array(0));
+  const plan = smallPlan(
+    [input],
+    [weight],
+    [2 ** 20],
+    [
+      {
+        kind: "gemm",
+        input: 0,
+        norm: null,
+        linears: [{ weight: "odd", bias: null }],
+        epilogue: { kind: "store" },
+        out: [1],
+      },
+    ],
+    1,
   );
+  const source: WeightSource = {
+    files: ["none"],
+    tensor: (name) => (name === "odd" ? tensor : { ...tensor, name, type: input.type, shape: input.shape }),
+    read: () => {
+      throw new Error("nothing is read");
+    },
+  };
+  await expect(backend.prepare(plan, source)).rejects.toThrow(
+    /^the model needs 12583296 MiB for weights \(12582912 MiB of them converted to plain floats\) and 0 MiB for a context of 64 tokens, but \d+ MiB of memory are available; use a smaller model or --ctx$/,
+  );
+});
+
+testWith(
+  opened(),
+  "progress ends at all bytes, also those that are converted, and other work gets its turn",
+  async (backend) => {
+    const type = typeNamed("I32");
+    const bytes = new Uint8Array(Int32Array.from({ length: 3000 * 512 }, (_, i) => i).buffer);
+    const { weights, plan } = matrixPlan({ name: "w", type, shape: [3000, 512], bytes });
+    using file = weightFile(weights);
+    const reports: (readonly [number, number])[] = [];
+    let turns = 0;
+    const other = setInterval(() => turns++, 1);
+    const session = await backend.prepare(plan, file, (done, total) => reports.push([done, total]));
+    clearInterval(other);
+    expect(turns).toBeGreaterThan(5); // of the 94 tiles
+    expect(reports.at(-1)).toEqual([session.bytes.weights, session.bytes.weights]);
+    expect(reports.every(([done], r) => done >= (reports[r - 1]?.[0] ?? 0))).toBe(true);
+    await session[Symbol.asyncDispose]();
+  },
+);
+
+testWith(opened(), "an error while a weight is converted ends the load", async (backend) => {
+  const type = typeNamed("I32");
+  const { weights, plan } = matrixPlan({ name: "w", type, shape: [64, 32], bytes: new Uint8Array(64 * 32 * 4) });
+  using file = weightFile(weights);
+  const torn = {
+    ...file,
+    read: () => {
+      throw new Error("tensor w: torn");
+    },
+  };
+  await expect(backend.prepare(plan, torn)).rejects.toThrow(new Error("tensor w: torn"));
 });
 
 testWith(opened(), "a file that shrinks after it was checked ends the load with an error", async (backend) => {

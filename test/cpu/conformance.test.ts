@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
+import { type Placement, Placements } from "../../src/cpu/layout.ts";
 import { decode } from "../../src/ladder/codec.ts";
 import { type GroupTerm, mappedStructureOf, structureOf } from "../../src/ladder/layout.ts";
 import type { Type } from "../../src/ladder/type.ts";
@@ -92,15 +93,43 @@ block Half7[16] {
 }
 `;
 
-/** Types that a matrix can have: those of dsl/ that are no plain integers, and odd ones that nobody listed. */
-const matrixTypes = [...programWith(oddTypes + userTypes).types.values()].filter((type) => {
-  const structure = mappedStructureOf(type);
-  if (structure.kind !== "affine" && structure.kind !== "mapped") return structure.kind === "float";
-  const codes = [structure.codes, structure.scale.codes, structure.offset?.codes];
-  const integers = structure.kind === "mapped" ? (structure.codes.map ?? [0]) : [0];
-  const span = Math.max(...integers) - Math.min(...integers); // E3M2 in sixteenths needs 9 bits, which no kernel takes
-  return structure.groupSize % ACTIVATION_GROUP === 0 && span < 256 && codes.every((c) => (c?.bits ?? 0) <= 8);
-});
+/** Every type that is declared anywhere: those of dsl/, and odd ones that nobody listed. */
+const program = programWith(oddTypes + userTypes);
+const matrixTypes = [...program.types.values()].filter(({ name }) => name !== "Constant"); // stores nothing to multiply
+
+/** How an (n, k) matrix of a type is kept. */
+function placementOf(type: Type, n: number, k: number): Placement {
+  return new Placements().of({ name: "w", type, shape: [n, k], file: 0, byteOffset: 0, byteLength: 0 }, "matrix");
+}
+
+/** The largest weight: with activations below 10 its products stay far below the end of f32. */
+const LARGEST_WEIGHT = 2 ** 64;
+
+/** Random bytes of a type: where scales are fields that randomBytes knows, those; else blocks drawn until they are finite. */
+function weightBytes(type: Type, count: number, random: Random): Uint8Array {
+  if (["affine", "mapped", "float"].includes(mappedStructureOf(type).kind)) return randomBytes(type, count, random);
+  const { blockSize, blockBytes } = type;
+  const bytes = Uint8Array.from({ length: (count / blockSize) * blockBytes }, () => random.bits());
+  const values = new Float64Array(count);
+  for (let bad = 1; bad > 0;) {
+    decode(type, bytes, values);
+    bad = 0;
+    for (let block = 0; block < count / blockSize; block++) {
+      const own = values.subarray(block * blockSize, (block + 1) * blockSize);
+      if (own.every((x) => Math.abs(x) < LARGEST_WEIGHT)) continue;
+      bad++;
+      for (let at = 0; at < blockBytes; at++) bytes[block * blockBytes + at] = random.bits();
+    }
+  }
+  return bytes;
+}
+
+/** Rounded sums that a product goes through until it is in the result, in the slowest order of any kernel. */
+function additions(placement: Placement, k: number): number {
+  if (placement.kind === "rows") return k;
+  const { group, product } = placement;
+  return (product.kind === "table" ? group : group / ACTIVATION_GROUP) + k / group;
+}
 
 interface GemmCase {
   readonly plan: Plan;
@@ -121,7 +150,8 @@ function gemmCase(
   withBias: boolean,
   random: Random,
 ): GemmCase {
-  const step = Math.max(type.blockSize, structureOf(type).kind === "float" ? 1 : ACTIVATION_GROUP);
+  // Rows whose length is a multiple of 16, and others where blocks let them.
+  const step = random.pick([type.blockSize, Math.max(type.blockSize, ACTIVATION_GROUP)]);
   const n = random.integer(1, 100);
   const k = step * random.integer(1, Math.max(2, Math.floor(600 / step)));
   const tokens = random.integer(1, 19);
@@ -130,7 +160,7 @@ function gemmCase(
   const inputs = [f32Weight("x", [tokens, k], x), f32Weight("from", [tokens, n], random.normals(tokens * n))];
   const linears = range(epilogue === "silu-mul" ? 2 : 1);
   const others = [
-    ...linears.map((i) => ({ name: `w${i}`, type, shape: [n, k], bytes: randomBytes(type, n * k, random) })),
+    ...linears.map((i) => ({ name: `w${i}`, type, shape: [n, k], bytes: weightBytes(type, n * k, random) })),
     ...linears.map((i) => f32Weight(`b${i}`, [n], random.normals(n))),
     f32Weight("norm", [k], random.normals(k)),
   ];
@@ -154,8 +184,9 @@ interface ProductBound {
   readonly rounding: number;
 }
 
-function productBound(row: Float64Array, x: Float64Array, quantised: boolean): ProductBound {
+function productBound(row: Float64Array, x: Float64Array, placement: Placement): ProductBound {
   const k = row.length;
+  const quantised = placement.kind === "tiles" && placement.product.kind === "integer";
   let quantisation = 0;
   let size = 0;
   let largestWeight = 0;
@@ -170,15 +201,16 @@ function productBound(row: Float64Array, x: Float64Array, quantised: boolean): P
     }
     if (quantised) quantisation += ((largest / 127) * weights) / 2;
   }
-  // Kernels sum scale * code, scale * zero and offset apart. Each may exceed the weight itself, but with random codes
-  // in every group the three come to no more than 4 x the row's largest weight. Each of the k terms goes through at most k/8 + 32 additions.
-  return { quantisation, rounding: (k / 8 + 32) * EPSILON * 4 * largestWeight * size };
+  // Tiles sum scale * code, scale * zero and offset apart. Each may exceed the weight itself, but with random codes in
+  // every group the three come to no more than 4 x the row's largest weight. Weight, scale and product are rounded too.
+  const terms = placement.kind === "tiles" ? 4 : 1;
+  return { quantisation, rounding: (additions(placement, k) + 6) * EPSILON * terms * largestWeight * size };
 }
 
 /** Largest allowed |native - reference| for each output of the case, (tokens, n). */
 function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array } {
   const { n, k, tokens, type, gemm } = c;
-  const quantised = mappedStructureOf(type).kind !== "float";
+  const placement = placementOf(type, n, k);
   const find = (name: string): SmallWeight => c.weights.find((w) => w.name === name) as SmallWeight;
   const matrix = (name: string): Float64Array => {
     const out = new Float64Array(n * k);
@@ -203,7 +235,7 @@ function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array 
     for (let r = 0; r < n; r++) {
       const parts = matrices.map((m, l) => {
         const row = m.subarray(r * k, (r + 1) * k);
-        const b = productBound(row, x, quantised);
+        const b = productBound(row, x, placement);
         const product = row.reduce((s, w, i) => s + w * (x[i] as number), biases[l]?.[r] ?? 0);
         const size = row.reduce((s, w, i) => s + Math.abs(w * (x[i] as number)), Math.abs(product));
         const extra = normError * size * 2 + 4 * EPSILON * size;
@@ -292,18 +324,21 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
 
     test("reads rows of an embedding exactly as far as f32 goes", async () => {
       const random = new Random(SEED + 2);
-      const k = Math.max(32, type.blockSize) * 2;
+      const k = type.blockSize * Math.ceil(64 / type.blockSize);
       const rows = 70;
-      const table: SmallWeight = { name: "e", type, shape: [rows, k], bytes: randomBytes(type, rows * k, random) };
+      const table: SmallWeight = { name: "e", type, shape: [rows, k], bytes: weightBytes(type, rows * k, random) };
       using weights = weightFile([table]);
       const plan = smallPlan([table], [], [], [], 0);
       const tokens = [0, 69, 31, 32, 33, 5];
       const [want] = (await run(openReference(), plan, weights, [[chunk(tokens)]])) as [Float32Array];
       // A half times a code of 8 bits is exact. Else scale, product and sum are rounded, of terms up to 4 x the largest.
       const structure = structureOf(type);
+      const placement = placementOf(type, rows, k);
       const exact =
         structure.kind === "float" ||
+        (placement.kind === "rows" && placement.format !== "f32") ||
         (structure.kind === "affine" &&
+          placement.kind === "tiles" &&
           structure.offset === null &&
           Number.isInteger(structure.zero) &&
           structure.scale.fields.every((f) => f.format !== "f32"));
@@ -356,6 +391,49 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
             expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${isa}`);
           }
         }
+      }
+    }
+  });
+
+  test("NaN in weights and in scales, and infinite weights, show in the rows that have them and in no other", async () => {
+    for (const name of ["E4M3FN", "E5M2", "Posit8", "OCP_MXFP8_E4M3", "OCP_MXFP6_E3M2", "OCP_MXFP4", "OCP_MXINT8"]) {
+      const type = typeNamed(name);
+      const [n, k] = [40, 64];
+      const random = new Random(SEED + 6);
+      const bytes = weightBytes(type, n * k, random);
+      const rowBytes = (k / type.blockSize) * type.blockBytes;
+      const special = [3, 31, 32, 39];
+      // All ones are NaN as E8M0 and E4M3FN; 0x7c and 0x80 infinity as E5M2 and NaN as a posit.
+      special.forEach(
+        (row, s) =>
+          (bytes[row * rowBytes] =
+            name === "E5M2" ? 0x7c : name === "Posit8" ? 0x80 : s % 2 === 0 ? 255 : bytes[row * rowBytes]!),
+      );
+      const inputs = [f32Weight("x", [5, k], random.normals(5 * k))];
+      const others: SmallWeight[] = [{ name: "w", type, shape: [n, k], bytes }];
+      const gemm: Op = {
+        kind: "gemm",
+        input: 0,
+        norm: null,
+        linears: [{ weight: "w", bias: null }],
+        epilogue: { kind: "store" },
+        out: [1],
+      };
+      const plan = smallPlan(inputs, others, [n], [gemm], 1);
+      using weights = weightFile([...inputs, ...others]);
+      const batch = [[chunk(range(5))]];
+      const [want] = (await run(openReference(), plan, weights, batch)) as [Float32Array];
+      const odd = [...want].map((x) => (Number.isFinite(x) ? "" : String(x)));
+      expect(
+        odd.some((x) => x !== ""),
+        name,
+      ).toBe(true);
+      for (const { isa, threads } of machines) {
+        const [got] = (await run(cpu(isa, threads), plan, weights, batch)) as [Float32Array];
+        expect(
+          [...got].map((x) => (Number.isFinite(x) ? "" : String(x))),
+          `${name} ${isa}`,
+        ).toEqual(odd);
       }
     }
   });

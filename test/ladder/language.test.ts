@@ -366,7 +366,13 @@ describe("claims, devices and signatures", () => {
   test("devices come with memories, products, lookups and caveats", () => {
     const webgpu = program.devices.get("webgpu")!;
     expect(webgpu.memories.map(({ name }) => name)).toEqual(["buffer", "workgroup", "register"]);
-    expect(webgpu.memories[2]).toEqual({ name: "register", granularity: 4, width: 1, capacity: null });
+    expect(webgpu.memories[2]).toEqual({
+      name: "register",
+      granularity: 4,
+      width: 32,
+      capacity: 65536,
+      bandwidth: null,
+    });
     expect(webgpu.caveats.map(({ kind, element, certainty }) => `${kind} ${element.name} ${certainty}`)).toContain(
       "flush_subnormals F32 maybe",
     );

@@ -51,12 +51,17 @@ const others: Readonly<Record<string, string>> = {
   "codes that do not fit": "convert Q8_0 -> I4 : structure",
   "no codes at all": "convert E4M3FN -> I8 : structure\nconvert F32 -> I8 : structure",
   "an element and a block": "convert E4M3FN -> Q4_0 : value",
-  "a code of several numbers": "convert I4 -> TritPair : value",
+  "a code of several numbers": "convert I4 -> TritPair : value\nconvert Trits5 -> I8 : structure",
   "an order of columns that the data give": "convert GPTQ4_act -> F16 : value",
   "bits for numbers": "convert F16 -> E4M3FN : repack",
   "a scale that ggml has and OCP has not": "convert OCP_MXFP4 -> MXFP4 : repack",
   "a NaN where there is none": "convert E4M3FN -> I4 : rounded",
-  "what cannot be decided": "convert Q8_0 -> Q4_0 : value",
+  "codes among fewer": "convert Q8_0 -> Q4_0 : value",
+  "a sum in a product": "convert Q4_1 -> Q4_0 : value",
+  "a product of three in one of two": "convert Q6_K -> Q8_0 : value",
+  "two scales in one": "convert Q2_0 -> Q2_0_128 : value",
+  "zero where there is none": "convert TQ1_0 -> Q1_0 : value",
+  "what cannot be decided": "convert AWQ4 -> GPTQ4 : value",
 };
 
 describe.each([

@@ -80,27 +80,6 @@ switch (task.kind) {
   case "greedy":
     await json(await greedy(task.tokens, task.count));
     break;
-  case "speed": {
-    // Prefill without output, then greedy decoding from one more token; a first pass warms up.
-    const steps = await sequence(task.tokens.length + task.count + 16);
-    const found = [];
-    for (let pass = 0; pass < 2; pass++) {
-      await steps.clearHistory();
-      const start = performance.now();
-      await steps.evaluateWithoutGeneratingNewTokens(task.tokens);
-      const filled = performance.now();
-      let count = 0;
-      let first = 0;
-      for await (const _ of steps.evaluate([task.tokens[0]], { temperature: 0, yieldEogToken: true })) {
-        if (count++ === 0) first = performance.now();
-        if (count > task.count) break;
-      }
-      const seconds = (performance.now() - first) / 1000;
-      found.push([task.tokens.length / ((filled - start) / 1000), task.count / seconds]);
-    }
-    await json(found[1]);
-    break;
-  }
   case "firstToken": {
     let at = 0;
     await greedy(model.tokenize(task.prompt), 1, () => {

@@ -43,6 +43,12 @@ install("the Python environment", `${here}requirements.txt`, `${venv}stamp`, () 
   );
 });
 
-install("node-llama-cpp (700 MB)", `${here}package-lock.json`, `${here}node_modules/.stamp`, () => {
-  run("npm", ["ci", "--no-audit", "--no-fund"], here);
-});
+// No scripts: both come with their binaries, and what the scripts would fetch beyond those is for GPUs.
+install(
+  "node-llama-cpp and onnxruntime-node (900 MB)",
+  `${here}package-lock.json`,
+  `${here}node_modules/.stamp`,
+  () => {
+    run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], here);
+  },
+);

@@ -111,54 +111,79 @@ Codes codesOf(const Napi::Object& o) {
           whole(o, "bits"), whole(o, "flip")};
 }
 
-GroupTerm termOf(const Napi::Object& o) {
-  GroupTerm term{number(o, "constant"),
-                 listOf<FloatField>(
-                     o.Get("fields"),
-                     [](const Napi::Object& f) { return FloatField{formatOf(text(f, "format")), whole(f, "byte")}; }),
-                 std::nullopt,
-                 {},
-                 0};
-  if (!o.Get("codes").IsNull()) {
-    const Napi::Object codes = o.Get("codes").ToObject();
-    term.codes = codesOf(codes);
-    term.map = numbersOf<double>(codes.Get("map"));
-    term.bias = int32_t(number(codes, "bias"));
-  }
+GroupNumber groupNumberOf(const Napi::Object& o) {
+  const Napi::Object stands = o.Get("stands").ToObject();
+  const std::string kind = text(stands, "kind");
+  GroupNumber number{codesOf(o.Get("codes").ToObject()), std::nullopt, {}};
+  if (kind == "float") number.format = formatOf(text(stands, "format"));
+  if (kind == "table") number.table = numbersOf<double>(stands.Get("numbers"));
+  return number;
+}
+
+Term termOf(const Napi::Object& o) {
+  Term term{};
+  term.field = int32_t(number(o, "field"));
+  term.code = int32_t(number(o, "code"));
+  term.multiplier = int32_t(number(o, "multiplier"));
+  term.addend = int32_t(number(o, "addend"));
+  if (o.Get("products").IsArray())
+    term.products = listOf<Product>(o.Get("products"), [](const Napi::Object& p) {
+      return Product{number(p, "constant"), numbersOf<uint32_t>(p.Get("factors"))};
+    });
   return term;
 }
 
-/// How a type's bytes are read: plain floats, or an affine structure.
+Scales scalesOf(const std::string& kind) {
+  return kind == "half" ? Scales::Half : kind == "two-level" ? Scales::TwoLevel : Scales::Float;
+}
+
+/// How a type's bytes are read: plain floats, or a tiling. See src/cpu/layout.ts.
 struct Reading {
+  bool given;
   FloatFormat format;
-  std::optional<Affine> affine;
+  std::optional<Tiling> tiling;
 };
 
 Reading readingOf(const Napi::Object& o) {
-  const Napi::Object structure = o.Get("structure").ToObject();
-  if (text(structure, "kind") == "float") return {formatOf(text(structure, "format")), std::nullopt};
-  Affine affine{whole(o, "blockSize"),
-                whole(o, "blockBytes"),
-                whole(structure, "groupSize"),
-                int32_t(number(structure, "zero")),
-                codesOf(structure.Get("codes").ToObject()),
-                numbersOf<uint8_t>(structure.Get("remap")),
-                whole(structure, "bits"),
-                termOf(structure.Get("scale").ToObject()),
-                std::nullopt};
-  if (!structure.Get("offset").IsNull()) affine.offset = termOf(structure.Get("offset").ToObject());
+  if (text(o, "kind") == "rows") return {o.Get("converted").ToBoolean(), formatOf(text(o, "format")), std::nullopt};
+  const Napi::Object product = o.Get("product").ToObject(), scales = o.Get("scales").ToObject();
+  Tiling t{};
+  t.blockSize = whole(o, "blockSize");
+  t.blockBytes = whole(o, "blockBytes");
+  t.parts = listOf<Part>(o.Get("parts"), [](const Napi::Object& p) {
+    return Part{codesOf(p.Get("codes").ToObject()), whole(p, "lanes"), numbersOf<uint8_t>(p.Get("lane")),
+                numbersOf<uint16_t>(p.Get("digits"))};
+  });
+  t.remap = numbersOf<uint8_t>(o.Get("remap"));
+  t.bits = whole(o, "bits");
+  t.group = whole(o, "group");
+  t.integers = text(product, "kind") == "integer";
+  if (t.integers) t.zero = float(number(product, "zero"));
+  t.steps = numbersOf<uint8_t>(product.Get("steps"));
+  t.table = numbersOf<float>(product.Get("table"));
+  t.numbers = listOf<GroupNumber>(o.Get("numbers"), groupNumberOf);
+  t.scales = scalesOf(text(scales, "kind"));
+  t.scale = termOf(scales.Get("scale").ToObject());
+  if (!scales.Get("offset").IsNull()) t.offset = termOf(scales.Get("offset").ToObject());
+  t.factor = float(number(o, "factor"));
   // Checked in src/cpu/layout.ts; what else comes here was built from other sources than this file.
-  if ((affine.bits != 2 && affine.bits != 4 && affine.bits != 8) || affine.groupSize == 0 || affine.blockSize == 0)
+  if ((t.bits != 2 && t.bits != 4 && t.bits != 8) || t.group == 0 || t.blockSize == 0 || t.parts.empty() ||
+      t.steps.size() > 16)
     throw Napi::Error::New(o.Env(), "the native backend is of another version than the program; run `npm run build`");
-  return {FloatFormat::F32, std::move(affine)};
+  return {false, FloatFormat::F32, std::move(t)};
 }
 
 std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types) {
   return listOf<Source>(list, [&](const Napi::Object& o) {
     const Reading& type = types[whole(o, "type")];
-    return Source{text(o, "name"), int(whole(o, "file")), uint64_t(number(o, "byteOffset")),
-                  whole(o, "n"),   whole(o, "k"),         type.format,
-                  type.affine};
+    return Source{text(o, "name"),
+                  int(whole(o, "file")),
+                  uint64_t(number(o, "byteOffset")),
+                  whole(o, "n"),
+                  whole(o, "k"),
+                  type.given,
+                  type.format,
+                  type.tiling};
   });
 }
 
@@ -230,7 +255,7 @@ class Session : public Napi::ObjectWrap<Session> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Session",
                        {InstanceMethod("step", &Session::step), InstanceMethod("close", &Session::close),
-                        InstanceAccessor<&Session::bytes>("bytes")});
+                        InstanceMethod("give", &Session::give), InstanceAccessor<&Session::bytes>("bytes")});
   }
   static Napi::Object wrap(Napi::Env env, std::shared_ptr<SessionState> state);
 
@@ -253,6 +278,19 @@ class Session : public Napi::ObjectWrap<Session> {
           out->Reset();
           return env.Undefined();
         });
+  }
+
+  /// give(isVector, index, tile, bytes: Uint8Array): rows of a weight that is converted; before any step.
+  Napi::Value give(const Napi::CallbackInfo& info) {
+    if (!state_) throw Napi::Error::New(info.Env(), "the session is closed");
+    const auto bytes = info[3].As<Napi::Uint8Array>();
+    try {
+      state_->executor->give(info[0].ToBoolean(), info[1].ToNumber().Uint32Value(), info[2].ToNumber().Uint32Value(),
+                             bytes.Data(), bytes.ByteLength());
+    } catch (const std::out_of_range& error) {
+      throw Napi::Error::New(info.Env(), std::string("rows that do not fit their ") + error.what());
+    }
+    return info.Env().Undefined();
   }
 
   /// Frees everything once a step under way has ended; closing twice is harmless.
@@ -335,12 +373,28 @@ class Engine : public Napi::ObjectWrap<Engine> {
         [session](Napi::Env env) { return Session::wrap(env, session); });
   }
 
-  /// bench({bits, group, n, k, tokens, offset, rounds}): Promise<{kernelUs, readUs, bytes}>
+  /// bench(BenchCase of native.ts): Promise<{kernelUs, readUs, bytes}>
   Napi::Value bench(const Napi::CallbackInfo& info) {
     if (!state_) throw Napi::Error::New(info.Env(), "the backend is closed");
     const Napi::Object o = info[0].ToObject();
-    const BenchCase what{whole(o, "bits"),   whole(o, "group"),           whole(o, "n"),     whole(o, "k"),
-                         whole(o, "tokens"), o.Get("offset").ToBoolean(), whole(o, "rounds")};
+    BenchCase what{whole(o, "bits"),
+                   whole(o, "group"),
+                   whole(o, "n"),
+                   whole(o, "k"),
+                   whole(o, "tokens"),
+                   o.Get("offset").ToBoolean(),
+                   {},
+                   {},
+                   Scales::Half,
+                   1,
+                   whole(o, "rounds")};
+    if (o.Get("layout").IsObject()) {
+      const Napi::Object layout = o.Get("layout").ToObject();
+      what.steps = numbersOf<uint8_t>(layout.Get("steps"));
+      what.table = numbersOf<float>(layout.Get("table"));
+      what.scales = scalesOf(text(layout, "scales"));
+      what.blockGroups = whole(layout, "blockGroups");
+    }
     const auto times = std::make_shared<BenchTimes>();
     constexpr size_t kRotated = size_t(1) << 30;  // larger than any cache
     return Task::start(

@@ -2,6 +2,7 @@
 // the copies, so that the clock is read seldom and no copy is in a cache when its turn comes.
 #include "bench.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
@@ -28,10 +29,16 @@ void fill(const Matrix& m, uint8_t* data) {
     std::memcpy(data + i, &bits, 8);
   }
   for (uint8_t* block = data; block < data + m.bytes(); block += m.blockBytes())
-    for (uint32_t r = 0; r < kTileRows * (m.hasOffset ? 2 : 1); r++) {
-      const uint16_t half = uint16_t(0x1c00 | (next() & 0x3ff));
-      std::memcpy(block + 2 * r, &half, 2);
-    }
+    for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
+      for (uint32_t r = 0; r < kTileRows; r++) {
+        uint8_t* to = block + term * m.termBytes();
+        const uint16_t half = uint16_t(0x1c00 | (next() & 0x3ff));
+        const float single = halfToFloat(half);
+        if (m.scales == Scales::Float)
+          std::memcpy(to + 4 * r, &single, 4);
+        else
+          std::memcpy(to + 2 * r, &half, 2);
+      }
 }
 
 }  // namespace
@@ -40,12 +47,16 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, 
   Matrix m{};
   m.n = c.n;
   m.k = c.k;
-  m.packed = true;
+  m.family = c.table.empty() ? Family::Integers : Family::Tables;
   m.bits = c.bits;
   m.group = c.group;
-  m.blockGroups = 1;
-  m.zero = 1 << (c.bits - 1);
-  m.scales = Scales::Half;
+  m.blockGroups = c.blockGroups;
+  m.factor = 1;
+  m.zero = float(1 << (c.bits - 1));
+  m.stepped = !c.steps.empty();
+  std::copy(c.steps.begin(), c.steps.end(), m.steps);
+  if (!c.table.empty()) setTable(m, c.table);
+  m.scales = c.scales;
   m.hasOffset = c.offset;
   m.stride = m.tileBytes();
   const size_t bytes = m.bytes(), stride = (bytes + 4095) & ~size_t(4095);
@@ -63,7 +74,7 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, 
   const auto product = [&](const uint8_t* data) {
     pool.run(2, [&](Worker& worker) {
       worker.each(c.tokens, 1, [&](uint32_t begin, uint32_t end) {
-        for (uint32_t t = begin; t < end; t++)
+        for (uint32_t t = begin; t < end && m.family == Family::Integers; t++)
           kernels.quantize(&x[size_t(t) * c.k], c.k, &codes[size_t(t) * c.k], &scales[size_t(t) * groups],
                            &sums[size_t(t) * groups]);
       });
@@ -73,7 +84,10 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, 
         for (uint32_t tile = begin; tile < end; tile++)
           for (uint32_t t = 0; t < c.tokens; t += kMaxTokens) {
             const uint32_t count = std::min(kMaxTokens, c.tokens - t);
-            kernels.packedTile(m, data + tile * m.tileBytes(), all.from(t), count, products);
+            if (m.family == Family::Tables)
+              kernels.tableTile(m, data + tile * m.tileBytes(), &x[size_t(t) * c.k], count, products);
+            else
+              kernels.integerTile(m, data + tile * m.tileBytes(), all.from(t), count, products);
             for (uint32_t j = 0; j < count; j++)
               std::memcpy(&out[size_t(t + j) * padded + tile * kTileRows], products + j * kTileRows, kTileRows * 4);
           }

@@ -10,6 +10,10 @@ namespace lutra {
 struct BenchCase {
   uint32_t bits, group, n, k, tokens;
   bool offset;
+  std::vector<uint8_t> steps;  // what codes stand for, where they are integers through a table
+  std::vector<float> table;    // the same for floats
+  Scales scales;
+  uint32_t blockGroups;
   uint32_t rounds;
 };
 

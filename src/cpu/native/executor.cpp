@@ -90,8 +90,9 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
   std::vector<uint8_t> scratch;
   for (const Source& s : vectors) {
     float* to = carver.take<float>(s.k);
-    loadVector(s, to, scratch);
+    if (!s.given) loadVector(s, to, scratch);
     vectorAt_.push_back(to);
+    vectorSizes_.push_back(s.k);
   }
 
   constexpr uint32_t kTilesAtOnce = 4;
@@ -104,6 +105,7 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
       uint32_t m = uint32_t(std::upper_bound(firstTask.begin(), firstTask.end(), begin) - firstTask.begin()) - 1;
       for (uint32_t task = begin; task < end && !failed; task++) {
         while (task >= firstTask[m + 1]) m++;
+        if (matrices[m].given) continue;
         const Matrix& matrix = matrices_[m];
         const uint32_t tile = task - firstTask[m];
         try {
@@ -117,6 +119,18 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
     });
   });
   if (failed) throw std::runtime_error(failure);
+}
+
+void Executor::give(bool vector, uint32_t index, uint32_t tile, const uint8_t* bytes, size_t length) {
+  if (vector) {
+    if (index >= vectorAt_.size() || length > vectorSizes_[index] * sizeof(float)) throw std::out_of_range("vector");
+    std::memcpy(const_cast<float*>(vectorAt_[index]), bytes, length);
+    return;
+  }
+  if (index >= matrices_.size()) throw std::out_of_range("matrix");
+  const Matrix& matrix = matrices_[index];
+  if (matrix.packed() || tile >= matrix.tiles() || length > matrix.tileBytes()) throw std::out_of_range("tile");
+  std::memcpy(const_cast<uint8_t*>(matrix.tile(tile)), bytes, length);
 }
 
 size_t Executor::carve(uint8_t* base) {
@@ -193,14 +207,15 @@ void Executor::select(const SelectOp& op, Batch& batch, Worker& worker) {
 void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker) {
   const uint32_t k = plan_.widths[op.input];
   const size_t groups = k / kActGroup;
-  const bool packed = std::any_of(op.linears.begin(), op.linears.end(),
-                                  [&](const LinearUse& use) { return matrices_[use.weight].packed; });
+  const bool integers = std::any_of(op.linears.begin(), op.linears.end(), [&](const LinearUse& use) {
+    return matrices_[use.weight].family == Family::Integers;
+  });
   worker.each(batch.live(), grainOf(batch.live(), pool_.threads()), [&](uint32_t begin, uint32_t end) {
     for (uint32_t r = begin; r < end; r++) {
       const float* x = at_.values[op.input] + size_t(r) * k;
       float* normed = at_.normed + size_t(r) * k;
       if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
-      if (packed)
+      if (integers)
         kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + r * groups,
                           at_.sums + r * groups);
     }
@@ -210,11 +225,14 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker
 /// out(count, 32): one tile of the matrix by rows first.. of the prepared input.
 void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
   const uint8_t* data = m.tile(tile);
-  if (m.packed) {
-    const Activations all{at_.codes, at_.scales, at_.sums, m.k};
-    kernels_.packedTile(m, data, all.from(first), count, out);
-  } else {
-    kernels_.floatTile(m, data, std::min(kTileRows, m.n - tile * kTileRows), input + size_t(first) * m.k, count, out);
+  const float* rows = input + size_t(first) * m.k;
+  switch (m.family) {
+    case Family::Integers:
+      return kernels_.integerTile(m, data, Activations{at_.codes, at_.scales, at_.sums, m.k}.from(first), count, out);
+    case Family::Tables:
+      return kernels_.tableTile(m, data, rows, count, out);
+    case Family::Rows:
+      return kernels_.floatTile(m, data, std::min(kTileRows, m.n - tile * kTileRows), rows, count, out);
   }
 }
 

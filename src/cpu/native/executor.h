@@ -74,10 +74,15 @@ struct Row {
 
 class Executor {
  public:
-  /// Loads all weights on the pool's workers; `loaded` counts bytes in memory as they are done.
+  /// Loads all weights on the pool's workers but for those that are given; `loaded` counts bytes in memory as they are
+  /// done.
   /// Throws std::runtime_error when a file cannot be read, std::bad_alloc when memory is short.
   Executor(Pool& pool, const Kernels& kernels, PlanData plan, const std::vector<Source>& matrices,
            const std::vector<Source>& vectors, std::atomic<uint64_t>& loaded);
+
+  /// The rows of tile `tile` of a matrix that is given, or a whole vector: bytes as they are kept. Throws
+  /// std::out_of_range where they do not fit.
+  void give(bool vector, uint32_t index, uint32_t tile, const uint8_t* bytes, size_t length);
 
   /// Runs the rows in order, some at a time; out gets (wanted rows, width of logits).
   void step(const std::vector<Row>& rows, float* out);
@@ -109,6 +114,7 @@ class Executor {
   const PlanData plan_;
   std::vector<Matrix> matrices_;
   std::vector<const float*> vectorAt_;
+  std::vector<uint32_t> vectorSizes_;
   Memory weights_;  // matrices, then vectors
   Memory cache_;    // f16: (layer, keys or values, slot, head, position, headDim)
 

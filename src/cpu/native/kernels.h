@@ -34,8 +34,10 @@ struct KeyValues {
 
 struct Kernels {
   const char* isa;
-  /// out(t, 32): the products of one packed tile with `tokens` <= 8 rows.
-  void (*packedTile)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+  /// out(t, 32): the products of one tile of integers with `tokens` <= 8 rows.
+  void (*integerTile)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+  /// The same for a tile of codes into a table, by rows of k floats.
+  void (*tableTile)(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out);
   /// out(t, 32): the products of `rows` <= 32 plain float rows with `tokens` <= 8 rows of k floats.
   void (*floatTile)(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out);
   /// One row of k values, k a multiple of 16: codes = round(x / scale), scale = max|x| / 127 of each group.

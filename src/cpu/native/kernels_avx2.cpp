@@ -1,6 +1,6 @@
 // AVX2 + FMA + F16C. Integer products by maddubs: codes of at most 4 bits are summed in 16 bits for a whole group of
-// activations (15 * 127 * 2 * 4 < 2^15); 8-bit codes as |code - 128| times the activation with its sign, widened at
-// each step.
+// activations (15 * 127 * 2 * 4 < 2^15); 8-bit codes, and steps of 4-bit codes, as |step - 128| times the activation
+// with its sign, widened at each step.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -71,11 +71,13 @@ AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, ui
 }
 
 /// PARTS x 8 rows of a tile, from part `first`, by NT tokens.
-template <int BITS, int NT, int PARTS>
+template <int BITS, bool STEPPED, int NT, int PARTS>
 AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
   constexpr uint32_t span = 32 / BITS;
+  constexpr bool centres = BITS == 8 || STEPPED;
   const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
-  const float zero = float(BITS == 8 ? m.zero - 128 : m.zero);
+  const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
+  const float zero = centres ? m.zero - 128 : m.zero;
   const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
   const size_t blockBytes = m.blockBytes();
   __m256 sum[PARTS][NT];
@@ -103,8 +105,11 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
           if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
           for (int c = 0; c < 8 / BITS; c++) {
             const int8_t* from = x.codes + k0 + i + 4 * c;
-            if constexpr (BITS == 8) {
-              const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(char(0x80)));
+            if constexpr (centres) {
+              __m256i codes = w;
+              if constexpr (STEPPED)
+                codes = _mm256_shuffle_epi8(steps, _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask));
+              const __m256i centred = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
               const __m256i magnitude = _mm256_abs_epi8(centred);
               for (int t = 0; t < NT; t++) {
                 const __m256i a = _mm256_set1_epi32(fourAt(from + size_t(t) * x.k));
@@ -124,7 +129,7 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
         const __m256 scale = _mm256_set1_ps(x.scales[t * groups + g]);
         total[t] += x.sums[t * groups + g];
         for (int h = 0; h < PARTS; h++) {
-          const __m256i wide = BITS == 8 ? acc[h][t] : _mm256_madd_epi16(acc[h][t], ones);
+          const __m256i wide = centres ? acc[h][t] : _mm256_madd_epi16(acc[h][t], ones);
           products[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), scale, products[h][t]);
         }
       }
@@ -146,27 +151,117 @@ AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
     }
   }
   for (int h = 0; h < PARTS; h++)
-    for (int t = 0; t < NT; t++) _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, sum[h][t]);
+    for (int t = 0; t < NT; t++)
+      _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, _mm256_mul_ps(sum[h][t], _mm256_set1_ps(m.factor)));
 }
 
-template <int BITS>
+template <int BITS, bool STEPPED>
 void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
     if (tokens - t >= 2) {  // 2 tokens by 16 rows fill the registers
-      block<BITS, 2, 2>(m, tile, 0, from, to);
-      block<BITS, 2, 2>(m, tile, 2, from, to);
+      block<BITS, STEPPED, 2, 2>(m, tile, 0, from, to);
+      block<BITS, STEPPED, 2, 2>(m, tile, 2, from, to);
       t += 2;
     } else {
-      block<BITS, 1, 4>(m, tile, 0, from, to);
+      block<BITS, STEPPED, 1, 4>(m, tile, 0, from, to);
       t += 1;
     }
   }
 }
 
-void packedTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  (m.bits == 2 ? tileOf<2> : m.bits == 4 ? tileOf<4> : tileOf<8>)(m, tile, x, tokens, out);
+void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  if (m.stepped) return (m.bits == 2 ? tileOf<2, true> : tileOf<4, true>)(m, tile, x, tokens, out);
+  (m.bits == 2 ? tileOf<2, false> : m.bits == 4 ? tileOf<4, false> : tileOf<8, false>)(m, tile, x, tokens, out);
+}
+
+/// Eight entries of a table by the low bits of each lane. Up to 16 entries lie in two registers, 256 in memory.
+template <int BITS>
+struct Table {
+  const float* levels;
+  __m256 low, high;
+  AVX2_INLINE explicit Table(const Matrix& m)
+      : levels(m.table.data()), low(_mm256_loadu_ps(levels)), high(_mm256_loadu_ps(levels + 8)) {}
+  AVX2_INLINE __m256 at(__m256i codes) const {
+    if constexpr (BITS == 8) return _mm256_i32gather_ps(levels, _mm256_and_si256(codes, _mm256_set1_epi32(255)), 4);
+    const __m256 below = _mm256_permutevar8x32_ps(low, codes);
+    if constexpr (BITS == 2) return below;  // the table is repeated
+    const __m256 above = _mm256_permutevar8x32_ps(high, codes);
+    return _mm256_blendv_ps(below, above, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+  }
+};
+
+/// As block, with codes into a table: a lane is a row.
+template <int BITS, int NT, int PARTS>
+AVX2 void tableBlock(const Matrix& m, const uint8_t* tile, uint32_t first, const float* x, float* out) {
+  constexpr uint32_t span = 32 / BITS;
+  const Table<BITS> table(m);
+  const size_t header = m.headerBytes(), codeBytes = m.codeBytes(), blockBytes = m.blockBytes();
+  __m256 sum[PARTS][NT];
+  for (int h = 0; h < PARTS; h++)
+    for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
+  const uint8_t* block = tile;
+  uint32_t inBlock = 0;
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
+    const uint8_t* group = block + header + inBlock * codeBytes;
+    __m256 products[PARTS][NT];
+    for (int t = 0; t < NT; t++)
+      for (int h = 0; h < PARTS; h++) products[h][t] = _mm256_setzero_ps();
+    for (uint32_t i = 0; i < m.group; i += span)
+      for (int h = 0; h < PARTS; h++) {
+        const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 32;
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+        if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+        for (uint32_t c = 0; c < 8 / BITS; c++)
+          for (uint32_t j = 0; j < 4; j++) {
+            const __m256 levels = table.at(_mm256_srli_epi32(w, int(8 * j + c * BITS)));
+            const float* from = x + k0 + i + 4 * c + j;
+            for (int t = 0; t < NT; t++)
+              products[h][t] = _mm256_fmadd_ps(levels, _mm256_broadcast_ss(from + size_t(t) * m.k), products[h][t]);
+          }
+      }
+    for (int h = 0; h < PARTS; h++) {
+      const __m256 scale = scalesAt(m, block, inBlock, first + h);
+      for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(products[h][t], scale, sum[h][t]);
+    }
+    if (m.hasOffset) {
+      for (int t = 0; t < NT; t++) {
+        __m256 total = _mm256_setzero_ps();
+        for (uint32_t i = 0; i < m.group; i += 8)
+          total = _mm256_add_ps(total, _mm256_loadu_ps(x + size_t(t) * m.k + k0 + i));
+        const __m256 ones = _mm256_set1_ps(sumOf(total));
+        for (int h = 0; h < PARTS; h++)
+          sum[h][t] = _mm256_fmadd_ps(scalesAt(m, block + m.termBytes(), inBlock, first + h), ones, sum[h][t]);
+      }
+    }
+    if (++inBlock == m.blockGroups) {
+      inBlock = 0;
+      block += blockBytes;
+    }
+  }
+  for (int h = 0; h < PARTS; h++)
+    for (int t = 0; t < NT; t++)
+      _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, _mm256_mul_ps(sum[h][t], _mm256_set1_ps(m.factor)));
+}
+
+template <int BITS>
+void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
+  for (uint32_t t = 0; t < tokens;) {
+    const float* from = x + size_t(t) * m.k;
+    float* to = out + t * kTileRows;
+    if (tokens - t >= 4) {  // 4 tokens by 8 rows
+      for (uint32_t part = 0; part < 4; part++) tableBlock<BITS, 4, 1>(m, tile, part, from, to);
+      t += 4;
+    } else {
+      tableBlock<BITS, 1, 4>(m, tile, 0, from, to);
+      t += 1;
+    }
+  }
+}
+
+void tableTile(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
+  (m.bits == 2 ? tableTileOf<2> : m.bits == 4 ? tableTileOf<4> : tableTileOf<8>)(m, tile, x, tokens, out);
 }
 
 AVX2_INLINE __m256 loadEight(FloatFormat format, const uint8_t* p) {
@@ -321,7 +416,8 @@ AVX2 void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels avx2Kernels = {"avx2", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf, readLines};
+const Kernels avx2Kernels = {"avx2",  integerTile, tableTile, floatTile, quantize,
+                             rmsNorm, siluMul,     attend,    toHalf,    readLines};
 
 }  // namespace lutra
 #endif

@@ -17,6 +17,12 @@
 #define AVX512_INLINE \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"), always_inline)) inline
 
+// Byte lookups in registers (VBMI) came with Ice Lake and Zen 4; without them AVX2's tables are used.
+#define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")))
+#define VBMI_INLINE                                                                                \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"), \
+                 always_inline)) inline
+
 namespace lutra {
 
 namespace {
@@ -32,13 +38,14 @@ AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, 
 }
 
 /// The 2 x 16 rows of a tile by NT tokens.
-template <int BITS, int NT>
+template <int BITS, bool STEPPED, int NT>
 AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const __m512i mask = _mm512_set1_epi8(char((1 << BITS) - 1));
   const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
   const size_t blockBytes = m.blockBytes();
-  const float zero = float(m.zero);
+  const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
+  const float zero = m.zero;
   __m512 sum[2][NT];
   for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
@@ -63,7 +70,8 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, fl
           const __m512i w = _mm512_loadu_si512(at);
           _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
           for (int c = 0; c < 8 / BITS; c++) {
-            const __m512i codes = BITS == 8 ? w : _mm512_and_si512(_mm512_srli_epi16(w, c * BITS), mask);
+            __m512i codes = BITS == 8 ? w : _mm512_and_si512(_mm512_srli_epi16(w, c * BITS), mask);
+            if constexpr (STEPPED) codes = _mm512_shuffle_epi8(steps, codes);
             for (int t = 0; t < NT; t++) {
               int32_t four;
               std::memcpy(&four, x.codes + size_t(t) * x.k + k0 + i + 4 * c, 4);
@@ -96,26 +104,172 @@ AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, fl
     }
   }
   for (int h = 0; h < 2; h++)
-    for (int t = 0; t < NT; t++) _mm512_storeu_ps(out + t * kTileRows + h * 16, sum[h][t]);
+    for (int t = 0; t < NT; t++)
+      _mm512_storeu_ps(out + t * kTileRows + h * 16, _mm512_mul_ps(sum[h][t], _mm512_set1_ps(m.factor)));
 }
 
-template <int BITS>
+template <int BITS, bool STEPPED>
 void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
   for (uint32_t t = 0; t < tokens;) {
     const Activations from = x.from(t);
     float* to = out + t * kTileRows;
     if (tokens - t >= 4) {  // with the sums of 4 tokens by 32 rows the registers are full
-      block<BITS, 4>(m, tile, from, to);
+      block<BITS, STEPPED, 4>(m, tile, from, to);
       t += 4;
     } else {
-      block<BITS, 1>(m, tile, from, to);
+      block<BITS, STEPPED, 1>(m, tile, from, to);
       t += 1;
     }
   }
 }
 
-void packedTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  (m.bits == 2 ? tileOf<2> : m.bits == 4 ? tileOf<4> : tileOf<8>)(m, tile, x, tokens, out);
+void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  if (m.stepped) return (m.bits == 2 ? tileOf<2, true> : tileOf<4, true>)(m, tile, x, tokens, out);
+  (m.bits == 2 ? tileOf<2, false> : m.bits == 4 ? tileOf<4, false> : tileOf<8, false>)(m, tile, x, tokens, out);
+}
+
+/// A table of floats in registers. 2 and 4 bits: sixteen entries, looked up by the low four bits of a lane.
+template <int BITS>
+struct Table {
+  __m512 entries;
+
+  VBMI_INLINE explicit Table(const Matrix& m) : entries(_mm512_loadu_ps(m.table.data())) {}
+  /// Levels of the codes of 16 rows, of one register: levels[v] for value v of k.
+  VBMI_INLINE void levelsOf(__m512i w, __m512* levels) const {
+    for (uint32_t v = 0; v < 32 / BITS; v++)
+      levels[v] = _mm512_permutexvar_ps(_mm512_srli_epi32(w, 8 * (v % 4) + v / 4 * BITS), entries);
+  }
+};
+
+/// One byte of 256 floats in four registers.
+struct Plane {
+  __m512i parts[4];
+
+  VBMI_INLINE explicit Plane(const uint8_t* bytes) {
+    for (int i = 0; i < 4; i++) parts[i] = _mm512_loadu_si512(bytes + 64 * i);
+  }
+  /// `top`: the codes from 128 on.
+  VBMI_INLINE __m512i at(__m512i codes, __mmask64 top) const {
+    const __m512i below = _mm512_permutex2var_epi8(parts[0], codes, parts[1]);
+    return _mm512_mask_mov_epi8(below, top, _mm512_permutex2var_epi8(parts[2], codes, parts[3]));
+  }
+};
+
+/// 8 bits: the bytes of a float are looked up apart and put together; the lower two only where any are not 0.
+template <bool WHOLE>
+struct Planes {
+  Plane three, two, one, zero;
+
+  VBMI_INLINE explicit Planes(const Matrix& m)
+      : three(m.planes.data() + 768), two(m.planes.data() + 512), one(m.planes.data() + 256), zero(m.planes.data()) {}
+  VBMI_INLINE void levelsOf(__m512i w, __m512* levels) const {
+    const __mmask64 top = _mm512_movepi8_mask(w);
+    const __m512i low = _mm512_set1_epi32(0xffff), high = _mm512_set1_epi32(int32_t(0xffff0000));
+    __m512i even, odd;  // the upper halves of values 0 and 2, 1 and 3
+    pair(three.at(w, top), two.at(w, top), even, odd);
+    if constexpr (!WHOLE) {
+      levels[0] = _mm512_castsi512_ps(_mm512_slli_epi32(even, 16));
+      levels[1] = _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16));
+      levels[2] = _mm512_castsi512_ps(_mm512_and_si512(even, high));
+      levels[3] = _mm512_castsi512_ps(_mm512_and_si512(odd, high));
+    } else {
+      __m512i evenLow, oddLow;
+      pair(one.at(w, top), zero.at(w, top), evenLow, oddLow);
+      levels[0] = join(_mm512_slli_epi32(even, 16), _mm512_and_si512(evenLow, low));
+      levels[1] = join(_mm512_slli_epi32(odd, 16), _mm512_and_si512(oddLow, low));
+      levels[2] = join(_mm512_and_si512(even, high), _mm512_srli_epi32(evenLow, 16));
+      levels[3] = join(_mm512_and_si512(odd, high), _mm512_srli_epi32(oddLow, 16));
+    }
+  }
+
+ private:
+  VBMI_INLINE static __m512 join(__m512i upper, __m512i lower) {
+    return _mm512_castsi512_ps(_mm512_or_si512(upper, lower));
+  }
+
+  /// 16 bits each of the values of even and of odd bytes.
+  VBMI_INLINE static void pair(__m512i upper, __m512i lower, __m512i& even, __m512i& odd) {
+    const __m512i bytes = _mm512_set1_epi16(0x00ff);
+    even = _mm512_or_si512(_mm512_slli_epi16(upper, 8), _mm512_and_si512(lower, bytes));
+    odd = _mm512_or_si512(_mm512_andnot_si512(bytes, upper), _mm512_srli_epi16(lower, 8));
+  }
+};
+
+/// As block, with codes into a table. Even and odd values of k are summed apart, so that sums wait less for each other.
+template <int BITS, class Lookup, int NT>
+VBMI void tableBlock(const Matrix& m, const uint8_t* tile, const float* x, float* out) {
+  constexpr uint32_t span = 32 / BITS;
+  const Lookup table(m);
+  const size_t header = m.headerBytes(), codeBytes = m.codeBytes(), blockBytes = m.blockBytes();
+  __m512 sum[2][NT];
+  for (int h = 0; h < 2; h++)
+    for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
+  const uint8_t* block = tile;
+  uint32_t inBlock = 0;
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
+    const uint8_t* group = block + header + inBlock * codeBytes;
+    __m512 products[2][2][NT];
+    for (int h = 0; h < 2; h++)
+      for (int t = 0; t < NT; t++) products[h][0][t] = products[h][1][t] = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < m.group; i += span)
+      for (int h = 0; h < 2; h++) {
+        const uint8_t* at = group + i / span * (kTileRows * 4) + h * 64;
+        const __m512i w = _mm512_loadu_si512(at);
+        _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+        __m512 levels[span];
+        table.levelsOf(w, levels);
+        for (uint32_t v = 0; v < span; v++)
+          for (int t = 0; t < NT; t++) {
+            const __m512 one = _mm512_set1_ps(x[size_t(t) * m.k + k0 + i + v]);
+            products[h][v % 2][t] = _mm512_fmadd_ps(levels[v], one, products[h][v % 2][t]);
+          }
+      }
+    for (int h = 0; h < 2; h++) {
+      const __m512 scale = scalesAt(m, block, inBlock, h);
+      for (int t = 0; t < NT; t++)
+        sum[h][t] = _mm512_fmadd_ps(_mm512_add_ps(products[h][0][t], products[h][1][t]), scale, sum[h][t]);
+    }
+    if (m.hasOffset) {
+      for (int t = 0; t < NT; t++) {
+        __m512 total = _mm512_setzero_ps();
+        for (uint32_t i = 0; i < m.group; i += 16)
+          total = _mm512_add_ps(total, _mm512_loadu_ps(x + size_t(t) * m.k + k0 + i));
+        const __m512 ones = _mm512_set1_ps(_mm512_reduce_add_ps(total));
+        for (int h = 0; h < 2; h++)
+          sum[h][t] = _mm512_fmadd_ps(scalesAt(m, block + m.termBytes(), inBlock, h), ones, sum[h][t]);
+      }
+    }
+    if (++inBlock == m.blockGroups) {
+      inBlock = 0;
+      block += blockBytes;
+    }
+  }
+  for (int h = 0; h < 2; h++)
+    for (int t = 0; t < NT; t++)
+      _mm512_storeu_ps(out + t * kTileRows + h * 16, _mm512_mul_ps(sum[h][t], _mm512_set1_ps(m.factor)));
+}
+
+template <int BITS, class Lookup>
+void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
+  for (uint32_t t = 0; t < tokens;) {
+    const float* from = x + size_t(t) * m.k;
+    float* to = out + t * kTileRows;
+    if (tokens - t >= 4) {
+      tableBlock<BITS, Lookup, 4>(m, tile, from, to);
+      t += 4;
+    } else {
+      tableBlock<BITS, Lookup, 1>(m, tile, from, to);
+      t += 1;
+    }
+  }
+}
+
+void tableTile(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
+  static const bool hasVbmi = __builtin_cpu_supports("avx512vbmi");
+  if (!hasVbmi) return avx2Kernels.tableTile(m, tile, x, tokens, out);
+  if (m.bits == 2) return tableTileOf<2, Table<2>>(m, tile, x, tokens, out);
+  if (m.bits == 4) return tableTileOf<4, Table<4>>(m, tile, x, tokens, out);
+  (m.bfloats ? tableTileOf<8, Planes<false>> : tableTileOf<8, Planes<true>>)(m, tile, x, tokens, out);
 }
 
 AVX512_INLINE __m512 loadSixteen(FloatFormat format, const uint8_t* p) {
@@ -261,8 +415,8 @@ AVX512 void readLines(const uint8_t* data, size_t lines) {
 }  // namespace
 
 const Kernels avx512Kernels = {
-    "avx512-vnni", packedTile,         floatTile, avx2Kernels.quantize, avx2Kernels.rmsNorm, avx2Kernels.siluMul,
-    attend,        avx2Kernels.toHalf, readLines};
+    "avx512-vnni",       integerTile,         tableTile, floatTile,          avx2Kernels.quantize,
+    avx2Kernels.rmsNorm, avx2Kernels.siluMul, attend,    avx2Kernels.toHalf, readLines};
 
 }  // namespace lutra
 #endif

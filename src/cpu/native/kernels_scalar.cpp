@@ -10,8 +10,10 @@ namespace lutra {
 namespace {
 
 /// The loops run over rows innermost, as the bytes lie, so that the compiler can use what vectors there are.
-void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, uint32_t tokens, float* out) {
+void integerTile(const Matrix& m, const uint8_t* tile, const Activations& all, uint32_t tokens, float* out) {
   const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
+  uint8_t steps[256];
+  for (uint32_t code = 0; code <= mask; code++) steps[code] = m.stepped ? m.steps[code] : uint8_t(code);
   for (uint32_t t = 0; t < tokens; t++) {
     const Activations x = all.from(t);
     float* sum = out + t * kTileRows;
@@ -28,17 +30,44 @@ void packedTile(const Matrix& m, const uint8_t* tile, const Activations& all, ui
             const uint32_t down = i % span / 4 * m.bits;
             const int8_t* a = x.codes + k0 + i;
             for (uint32_t r = 0; r < kTileRows; r++)
-              for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(bytes[r * 4 + j] >> down & mask) * a[j];
+              for (uint32_t j = 0; j < 4; j++) codes[r] += int32_t(steps[bytes[r * 4 + j] >> down & mask]) * a[j];
           }
           const float scale = x.scales[(k0 + p) / kActGroup];
           for (uint32_t r = 0; r < kTileRows; r++) products[r] += float(codes[r]) * scale;
           ones += x.sums[(k0 + p) / kActGroup];
         }
         for (uint32_t r = 0; r < kTileRows; r++) {
-          sum[r] += (products[r] - float(m.zero) * ones) * m.scaleOf(block, g, r);
+          sum[r] += (products[r] - m.zero * ones) * m.scaleOf(block, g, r);
           if (m.hasOffset) sum[r] += ones * m.scaleOf(block + m.termBytes(), g, r);
         }
       }
+    for (uint32_t r = 0; r < kTileRows; r++) sum[r] *= m.factor;
+  }
+}
+
+void tableTile(const Matrix& m, const uint8_t* tile, const float* all, uint32_t tokens, float* out) {
+  const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
+  for (uint32_t t = 0; t < tokens; t++) {
+    const float* x = all + size_t(t) * m.k;
+    float* sum = out + t * kTileRows;
+    for (uint32_t r = 0; r < kTileRows; r++) sum[r] = 0;
+    const uint8_t* block = tile;
+    for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
+      for (uint32_t g = 0; g < m.blockGroups; g++, k0 += m.group) {
+        const uint8_t* at = block + m.headerBytes() + g * m.codeBytes();
+        float products[kTileRows] = {}, ones = 0;
+        for (uint32_t i = 0; i < m.group; i++) {
+          const uint8_t* bytes = at + i / span * (kTileRows * 4) + i % 4;
+          const uint32_t down = i % span / 4 * m.bits;
+          for (uint32_t r = 0; r < kTileRows; r++) products[r] += m.table[bytes[r * 4] >> down & mask] * x[k0 + i];
+          ones += x[k0 + i];
+        }
+        for (uint32_t r = 0; r < kTileRows; r++) {
+          sum[r] += products[r] * m.scaleOf(block, g, r);
+          if (m.hasOffset) sum[r] += ones * m.scaleOf(block + m.termBytes(), g, r);
+        }
+      }
+    for (uint32_t r = 0; r < kTileRows; r++) sum[r] *= m.factor;
   }
 }
 
@@ -116,6 +145,7 @@ void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels scalarKernels = {"scalar", packedTile, floatTile, quantize, rmsNorm, siluMul, attend, toHalf, readLines};
+const Kernels scalarKernels = {"scalar", integerTile, tableTile, floatTile, quantize,
+                               rmsNorm,  siluMul,     attend,    toHalf,    readLines};
 
 }  // namespace lutra

@@ -1,6 +1,7 @@
 // From a file's bytes to the layouts of weights.h: executes the compiler's descriptor, knows no format.
 #include "weights.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -60,12 +61,14 @@ float loadFloat(FloatFormat format, const uint8_t* p) {
 namespace {
 
 /// Codes of one block of bytes into out[0, count). Runs ascend by shift, and those of shift 0 fill every code.
-void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8_t* out) {
+template <class T>
+void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, T* out) {
   for (const Run& r : codes.runs) {
     const uint32_t mask = (1u << r.width) - 1;
-    uint8_t* to = out + r.first;
+    T* to = out + r.first;
     uint32_t j = 0, bit = r.bit;
-    if (r.step == 8) {  // one byte for each code: eight at a time, whose shifted bits the mask keeps apart
+    if (sizeof(T) == 1 &&
+        r.step == 8) {  // a byte for each code: eight at a time, whose shifted bits the mask keeps apart
       const uint8_t* from = block + r.bit / 8;
       const uint64_t lanes = 0x0101010101010101ull * mask;
       const uint32_t down = r.bit % 8;
@@ -79,38 +82,15 @@ void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, uint8
       bit += 8 * j;
     }
     for (; j < r.count; j++, bit += r.step)
-      to[j] = uint8_t((r.shift ? to[j] : 0) | (block[bit / 8] >> bit % 8 & mask) << r.shift);
+      to[j] = T((r.shift ? to[j] : 0) | T(block[bit / 8] >> bit % 8 & mask) << r.shift);
   }
   if (codes.flip)
-    for (uint32_t j = 0; j < count; j++) out[j] ^= uint8_t(codes.flip);
+    for (uint32_t j = 0; j < count; j++) out[j] ^= T(codes.flip);
 }
 
 /// Bytes of one row's scales of a block of `groups` groups.
 uint32_t rowTermBytes(Scales scales, uint32_t groups) {
   return scales == Scales::TwoLevel ? 2 + groups : groups * (scales == Scales::Half ? 2 : 4);
-}
-
-/// The terms of one row's block: f16 or f32 a group, or f16 and then an int8 a group. `codes` is room for one a group.
-void groupTerms(const GroupTerm& term, Scales scales, const uint8_t* block, uint32_t groups, uint8_t* codes,
-                uint8_t* out) {
-  if (scales == Scales::Half) {
-    for (uint32_t g = 0; g < groups; g++) std::memcpy(out + 2 * g, block + term.fields[0].byte, 2);
-    return;
-  }
-  if (term.codes) gatherCodes(*term.codes, block, groups, codes);
-  if (scales == Scales::TwoLevel) {
-    std::memcpy(out, block + term.fields[0].byte, 2);
-    if (term.constant < 0) out[1] ^= 0x80;  // the sign of an f16
-    for (uint32_t g = 0; g < groups; g++) out[2 + g] = uint8_t(codes[g] - term.bias);
-    return;
-  }
-  double common = term.constant;
-  for (const FloatField& f : term.fields) common *= loadFloat(f.format, block + f.byte);
-  for (uint32_t g = 0; g < groups; g++) {
-    const double code = !term.codes ? 1 : (term.map.empty() ? double(codes[g]) : term.map[codes[g]]) - term.bias;
-    const float value = float(common * code);
-    std::memcpy(out + 4 * g, &value, 4);
-  }
 }
 
 void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* out) {
@@ -129,22 +109,80 @@ void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* o
 
 /// A row taken apart: k codes, and for each block of the file its scales and offsets (rowTermBytes each).
 struct Unpacked {
-  std::vector<uint8_t> codes, groupCodes, scales, offsets;
+  std::vector<uint8_t> codes, scales, offsets;
 
-  void unpack(const Affine& type, Scales form, const uint8_t* row, uint32_t k) {
-    const uint32_t groups = type.blockSize / type.groupSize, blocks = k / type.blockSize;
-    const uint32_t size = rowTermBytes(form, groups);
+  void unpack(const Tiling& type, const uint8_t* row, uint32_t k) {
+    const bool constant = type.numbers.empty();
+    const uint32_t blocks = k / type.blockSize, groups = constant ? k / type.group : type.blockSize / type.group;
+    const uint32_t size = rowTermBytes(type.scales, groups);
     codes.resize(k);
-    groupCodes.resize(groups);
-    scales.resize(size_t(blocks) * size);
+    scales.resize(size_t(constant ? 1 : blocks) * size);
     offsets.resize(scales.size());
     for (uint32_t b = 0; b < blocks; b++, row += type.blockBytes) {
-      uint8_t* to = &codes[size_t(b) * type.blockSize];
-      gatherCodes(type.codes, row, type.blockSize, to);
+      unpackCodes(type, row, &codes[size_t(b) * type.blockSize]);
+      if (constant && b > 0) continue;
+      stored_.resize(type.numbers.size() * groups);
+      for (size_t n = 0; n < type.numbers.size(); n++)
+        gatherCodes(type.numbers[n].codes, row, groups, &stored_[n * groups]);
+      putTerm(type, type.scale, groups, &scales[size_t(b) * size]);
+      if (type.offset) putTerm(type, *type.offset, groups, &offsets[size_t(b) * size]);
+    }
+  }
+
+ private:
+  std::vector<uint32_t> stored_;  // (numbers, groups) of one block
+  std::vector<uint16_t> raw_, sums_;
+
+  void unpackCodes(const Tiling& type, const uint8_t* block, uint8_t* to) {
+    const uint32_t count = type.blockSize;
+    const Part& first = type.parts.front();
+    if (type.parts.size() == 1 && first.digits.empty() && first.lanes == 1 && first.codes.bits <= 8) {
+      gatherCodes(first.codes, block, count, to);
       if (!type.remap.empty())
-        for (uint32_t i = 0; i < type.blockSize; i++) to[i] = type.remap[to[i]];
-      groupTerms(type.scale, form, row, groups, groupCodes.data(), &scales[size_t(b) * size]);
-      if (type.offset) groupTerms(*type.offset, form, row, groups, groupCodes.data(), &offsets[size_t(b) * size]);
+        for (uint32_t i = 0; i < count; i++) to[i] = type.remap[to[i]];
+      return;
+    }
+    raw_.resize(count);
+    sums_.assign(count, 0);
+    for (const Part& part : type.parts) {
+      gatherCodes(part.codes, block, count, raw_.data());
+      for (uint32_t i = 0; i < count; i++) {
+        const uint32_t place = part.lane.empty() ? raw_[i] : raw_[i] * part.lanes + part.lane[i];
+        sums_[i] = uint16_t(sums_[i] + (part.digits.empty() ? place : part.digits[place]));
+      }
+    }
+    for (uint32_t i = 0; i < count; i++) to[i] = type.remap[sums_[i]];
+  }
+
+  double numberAt(const GroupNumber& number, uint32_t code) const {
+    if (!number.table.empty()) return number.table[code];
+    if (!number.format) return code;
+    uint8_t bytes[4];
+    std::memcpy(bytes, &code, 4);
+    return loadFloat(*number.format, bytes);
+  }
+
+  void putTerm(const Tiling& type, const Term& term, uint32_t groups, uint8_t* out) const {
+    for (uint32_t g = 0; g < groups; g++) {
+      const auto stored = [&](size_t n) { return stored_[n * groups + g]; };
+      if (type.scales == Scales::Half) {
+        const uint16_t half = uint16_t(stored(size_t(term.field)));
+        std::memcpy(out + 2 * g, &half, 2);
+      } else if (type.scales == Scales::TwoLevel) {
+        const uint16_t half = uint16_t(stored(size_t(term.field)));
+        std::memcpy(out, &half, 2);
+        const int32_t code = term.code < 0 ? 0 : int32_t(stored(size_t(term.code)));
+        out[2 + g] = uint8_t(term.multiplier * code + term.addend);
+      } else {
+        double sum = 0;
+        for (const Product& product : term.products) {
+          double one = product.constant;
+          for (const uint32_t n : product.factors) one *= numberAt(type.numbers[n], stored(n));
+          sum += one;
+        }
+        const float value = float(sum);
+        std::memcpy(out + 4 * g, &value, 4);
+      }
     }
   }
 };
@@ -182,28 +220,45 @@ Matrix planMatrix(const Source& source) {
   m.name = source.name;
   m.n = source.n;
   m.k = source.k;
-  m.packed = source.affine.has_value();
   m.format = source.format;
-  if (source.affine) {
-    const Affine& a = *source.affine;
-    m.bits = a.bits;
-    m.group = a.groupSize;
-    m.zero = a.zero;
-    m.hasOffset = a.offset.has_value();
-    const auto both = [&](auto holds) { return holds(a.scale) && (!a.offset || holds(*a.offset)); };
-    m.scales = both([](const GroupTerm& t) { return t.isHalf(); })       ? Scales::Half
-               : both([](const GroupTerm& t) { return t.isTwoLevel(); }) ? Scales::TwoLevel
-                                                                         : Scales::Float;
-    m.blockGroups = m.scales == Scales::TwoLevel ? a.blockSize / a.groupSize : 1;
+  m.factor = 1;
+  if (source.tiling) {
+    const Tiling& t = *source.tiling;
+    m.family = t.integers ? Family::Integers : Family::Tables;
+    m.bits = t.bits;
+    m.group = t.group;
+    m.factor = t.factor;
+    m.zero = t.zero;
+    m.stepped = !t.steps.empty();
+    std::copy(t.steps.begin(), t.steps.end(), m.steps);
+    m.hasOffset = t.offset.has_value();
+    m.scales = t.scales;
+    m.blockGroups = m.scales == Scales::TwoLevel ? t.blockSize / t.group : 1;
+    if (!t.integers) setTable(m, t.table);
   }
   m.stride = m.tileBytes();
   return m;
 }
 
+void setTable(Matrix& m, const std::vector<float>& levels) {
+  m.table.resize(256);
+  m.planes.resize(4 * 256);
+  m.bfloats = true;
+  for (uint32_t i = 0; i < 256; i++) {
+    const uint32_t code = i & ((1u << m.bits) - 1);
+    const float level = code < levels.size() ? levels[code] : 0.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &level, 4);
+    m.table[i] = level;
+    m.bfloats = m.bfloats && (bits & 0xffff) == 0;
+    for (uint32_t p = 0; p < 4; p++) m.planes[256 * p + i] = uint8_t(bits >> 8 * p);
+  }
+}
+
 void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch) {
   const size_t rowBytes = source.rowBytes();
   const uint32_t first = tile * kTileRows, rows = std::min(kTileRows, m.n - first);
-  if (!m.packed) return readExactly(source, first * rowBytes, rows * rowBytes, out);
+  if (!m.packed()) return readExactly(source, first * rowBytes, rows * rowBytes, out);
 
   scratch.resize(rows * rowBytes);
   readExactly(source, first * rowBytes, scratch.size(), scratch.data());
@@ -211,7 +266,7 @@ void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out
   Unpacked u;
   const uint32_t size = rowTermBytes(m.scales, m.blockGroups);
   for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
-    u.unpack(*source.affine, m.scales, scratch.data() + r * rowBytes, m.k);
+    u.unpack(*source.tiling, scratch.data() + r * rowBytes, m.k);
     const uint8_t* codes = u.codes.data();
     uint8_t* block = out;
     for (uint32_t b = 0; b < m.k / (m.group * m.blockGroups); b++, block += m.blockBytes()) {
@@ -226,22 +281,11 @@ void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out
 void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch) {
   scratch.resize(source.rowBytes());
   readExactly(source, 0, scratch.size(), scratch.data());
-  if (!source.affine) {
-    for (uint32_t i = 0; i < source.k; i++) out[i] = loadFloat(source.format, &scratch[i * floatBytes(source.format)]);
-    return;
-  }
-  const Affine& type = *source.affine;
-  Unpacked u;
-  u.unpack(type, Scales::Float, scratch.data(), source.k);
-  for (uint32_t i = 0; i < source.k; i++) {
-    const uint32_t g = i / type.groupSize * 4;
-    const float scale = loadFloat(FloatFormat::F32, &u.scales[g]), offset = loadFloat(FloatFormat::F32, &u.offsets[g]);
-    out[i] = scale * float(int32_t(u.codes[i]) - type.zero) + offset;
-  }
+  for (uint32_t i = 0; i < source.k; i++) out[i] = loadFloat(source.format, &scratch[i * floatBytes(source.format)]);
 }
 
 void gatherRow(const Matrix& m, uint32_t row, float* out) {
-  if (!m.packed) {
+  if (!m.packed()) {
     const size_t size = floatBytes(m.format);
     const uint8_t* p = m.tile(row / kTileRows) + size_t(row % kTileRows) * m.k * size;
     for (uint32_t i = 0; i < m.k; i++) out[i] = loadFloat(m.format, p + i * size);
@@ -257,8 +301,7 @@ void gatherRow(const Matrix& m, uint32_t row, float* out) {
       for (uint32_t i = 0; i < m.group; i++) {
         const uint32_t inside = i % span;
         const uint8_t byte = codes[i / span * (kTileRows * 4) + lane * 4 + inside % 4];
-        const int32_t code = byte >> (inside / 4 * m.bits) & mask;
-        out[k0 + i] = scale * float(code - m.zero) + offset;
+        out[k0 + i] = m.factor * (scale * m.levelOf(byte >> (inside / 4 * m.bits) & mask) + offset);
       }
     }
 }

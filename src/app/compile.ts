@@ -1,0 +1,169 @@
+// lutra compile: kernels for a matrix product of any declared types, as text with a manifest, in a folder of one's own.
+// Every file appears whole, the manifest last; files of these names that are there are replaced, as compilers do.
+// Not here: the kernels (ladder/compile.ts).
+
+import { createHash } from "node:crypto";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+
+import { createFile, FileError } from "../files.ts";
+import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/compile.ts";
+import { resolveProgram } from "../ladder/resolve.ts";
+import { command, type Command, UsageError, type Values } from "./command.ts";
+import { printFindings } from "./findings.ts";
+import { endpointNamed, named, textsWith } from "./program.ts";
+import { bytes, escaped, printJson } from "./terminal.ts";
+
+const MAX_SIZE = 2 ** 24;
+
+const OPTIONS = {
+  type: { kind: "text", about: "number type of the weights, such as Q4_0" },
+  activation: { kind: "text", about: "number type of the activations (F16)" },
+  acc: { kind: "text", about: "element that products are summed in (F32)" },
+  out: { kind: "text", about: "element of the result (F32)" },
+  m: { kind: "integer", about: "rows of activations", min: 1, max: MAX_SIZE, fallback: 1 },
+  n: { kind: "integer", about: "rows of weights", min: 1, max: MAX_SIZE, fallback: 4096 },
+  k: { kind: "integer", about: "columns of both", min: 1, max: MAX_SIZE, fallback: 4096 },
+  target: { kind: "choice", about: "what is written", choices: ["wgsl", "cpu", "lmma"], fallback: "wgsl" },
+  device: { kind: "text", about: "machine, as a device of a .ladder file names it" },
+  method: {
+    kind: "choice",
+    about: "how weights and activations meet",
+    choices: ["auto", "decode", "dot", "lookup"],
+    fallback: "auto",
+  },
+  output: { kind: "text", about: "folder for the files, also -o; made if it is not there" },
+  json: { kind: "flag", about: "the manifest as one JSON object on stdout too" },
+} as const;
+
+/** The machine whose description decides where --device names none. */
+const DEVICES: Readonly<Record<CompileTarget, string>> = {
+  wgsl: "webgpu",
+  cpu: "x86_avx2",
+  lmma: "lut_tensor_core",
+};
+
+const inner: Command = command({
+  name: "compile",
+  usage: ["compile [file.ladder] --type name -o folder [options]"],
+  about: [
+    "Writes a kernel for out(m,n) = activations(m,k) . weights(n,k)^T, both sides in any declared type: those that come",
+    "with Lutra, and those of a .ladder file of yours. wgsl is a module for WebGPU, cpu a C++17 text without headers",
+    "of its own, lmma the data that a machine of table lookups needs (no text). manifest.json says what is computed,",
+    "what rounds where and by how much at most, which proofs that rests on, the buffers with their layouts, how a",
+    "file's bytes become a packed layout, and how the kernel is called. Methods: decode turns values into floats,",
+    "dot multiplies integer codes, lookup takes sums of activations from tables; auto is what the scheduler finds best",
+    "for the machine (lutra explain says why). Files that are there already are replaced.",
+  ],
+  options: OPTIONS,
+  examples: [
+    ["lutra compile --type Q4_0 -o q4", "F16 activations, one row, WGSL"],
+    ["lutra compile --type Q4_0 --activation Q8_0 --target cpu -o q4q8", "integer products in C++"],
+    ["lutra compile --type TQ2_0 --method lookup -o ternary", "tables of activations"],
+    ["lutra compile mine.ladder --type Mine --target lmma -o mine", "a type of yours, for LMMA"],
+  ],
+  positionals: 1,
+  run: compileKernel,
+});
+
+/** As every command, but that -o is short for --output, as for other compilers. */
+export const compile: Command = {
+  help: inner.help,
+  run: (args, signal) =>
+    inner.run(
+      args.map((arg) => (arg === "-o" ? "--output" : arg)),
+      signal,
+    ),
+};
+
+// oxlint-disable-next-line require-await -- every command is asynchronous
+async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly string[]): Promise<number> {
+  if (values.output === null) throw new UsageError("-o: no value; name the folder that the files shall lie in");
+  const texts = textsWith(path ?? null);
+  const resolution = resolveProgram(texts);
+  if (resolution.kind === "rejected") {
+    printFindings(resolution.diagnostics, texts);
+    return 1;
+  }
+  const { program } = resolution;
+  const target = values.target as CompileTarget;
+  const compiled = compileProduct(
+    {
+      activation: endpointNamed("activation", values.activation ?? "F16", program),
+      weight: endpointNamed("type", values.type, program),
+      accumulate: named("acc", values.acc ?? "F32", program.elements),
+      out: named("out", values.out ?? "F32", program.elements),
+      m: values.m,
+      n: values.n,
+      k: values.k,
+      target,
+      device: named("device", values.device ?? DEVICES[target], program.devices),
+      method: values.method === "auto" ? null : (values.method as Exclude<typeof values.method, "auto"> as Manifest["method"]),
+      program,
+    },
+    shaderTexts(),
+  );
+  if (compiled.kind === "refused") throw new Error(compiled.reason);
+  const manifest = {
+    ...compiled.manifest,
+    files: compiled.files.map(({ name, text }) => ({
+      name,
+      bytes: Buffer.byteLength(text),
+      sha256: createHash("sha256").update(text).digest("hex"),
+    })),
+  };
+  makeFolder(values.output);
+  const written = [...compiled.files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }];
+  for (const { name, text } of written) write(join(values.output, name), text, path === undefined ? [] : [path]);
+  if (values.json) printJson(manifest);
+  else process.stdout.write(summary(manifest, values.output, written.map(({ name }) => name)));
+  return 0;
+}
+
+/** Bodies of WGSL modules, by name without the ending. */
+function shaderTexts(): ReadonlyMap<string, string> {
+  // This file lies two levels below the package's root both as src/app/compile.ts and as dist/app/compile.js.
+  const folder = fileURLToPath(new URL("../../shaders/", import.meta.url));
+  const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
+  return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
+}
+
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    const why = code === "EEXIST" || code === "ENOTDIR" ? "there is a file of that name; name a folder" : `no folder can be made there (${code})`;
+    throw new FileError(`${path}: ${why}`, { cause: error });
+  }
+}
+
+function write(path: string, text: string, inputs: readonly string[]): void {
+  const content = Buffer.from(text);
+  const file = createFile(path, content.length, inputs);
+  try {
+    file.write(content);
+    file.commit();
+  } finally {
+    file.abandon();
+  }
+}
+
+/** What has been compiled, for people. */
+function summary({ gemm, method, schedule, guarantee, sizes, proofs }: Manifest, folder: string, names: readonly string[]): string {
+  const { activation, weight, accumulate, out, m, n, k } = gemm;
+  const plan = schedule === null ? "" : ` (${schedule.name}; about ${(schedule.time_ns / 1000).toFixed(1)} us)`;
+  const error =
+    guarantee.relative_error === 0 ? "exact" : `error at most ${guarantee.relative_error.toExponential(1)} of ${guarantee.magnitude}`;
+  const lines = [
+    `out(${m},${n}) in ${out} = ${activation}(${m},${k}) . ${weight}(${n},${k})^T, summed in ${accumulate}`,
+    `method ${method}${plan}`,
+    `${guarantee.text}; ${error}`,
+    `weights ${bytes(sizes.weights)}, activations ${bytes(sizes.activations)}, out ${bytes(sizes.out)}`,
+    ...proofs.map(({ id, claim }) => `proof ${id}  ${claim}`),
+    `written: ${names.map((name) => join(folder, name)).join(", ")}`,
+  ];
+  return lines.map((line) => `${escaped(line)}\n`).join("");
+}

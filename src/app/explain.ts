@@ -1,0 +1,271 @@
+// lutra explain: how a matrix product in some number type is computed on some machine: the plan that is chosen, with
+// its proofs and its estimated time, the plans that were not, and what was refused, with a counter-example.
+// Tables and JSON go to stdout; what is wrong with a .ladder file goes to stderr, as a finding with its place.
+// Not here: how plans are made and ranked (ladder/schedule.ts).
+
+import { dirname } from "node:path";
+import process from "node:process";
+
+import { readLadder, standardTexts } from "../files.ts";
+import { conversionGraph } from "../ladder/convert.ts";
+import { didYouMean } from "../ladder/diagnostic.ts";
+import { parse } from "../ladder/grammar.ts";
+import type { Refutation } from "../ladder/prove.ts";
+import { resolveProgram } from "../ladder/resolve.ts";
+import type { Gemm, RefusedPlan } from "../ladder/route.ts";
+import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule.ts";
+import type { Endpoint, Program } from "../ladder/type.ts";
+import { showExact } from "../ladder/window.ts";
+import { neighbour } from "../library.ts";
+import { command, type Command, UsageError, type Values } from "./command.ts";
+import { printFindings } from "./findings.ts";
+import { escaped, printJson, table } from "./terminal.ts";
+
+const MAX_SIZE = 2 ** 24;
+
+const OPTIONS = {
+  type: { kind: "text", about: "number type of the weights, such as Q4_0 or I2_S.x86_128" },
+  activation: { kind: "text", about: "number type of the activations (F16)" },
+  acc: { kind: "text", about: "element that products are summed in (F32)" },
+  out: { kind: "text", about: "element of the result (F32)" },
+  m: { kind: "integer", about: "rows of activations", min: 1, max: MAX_SIZE, fallback: 1 },
+  n: { kind: "integer", about: "rows of weights", min: 1, max: MAX_SIZE, fallback: 4096 },
+  k: { kind: "integer", about: "columns of both", min: 1, max: MAX_SIZE, fallback: 4096 },
+  device: { kind: "text", about: "machine, as a device of a .ladder file names it" },
+  accept: {
+    kind: "choice",
+    about: "which plans may be chosen",
+    choices: ["exact", "rounded"],
+    fallback: "exact",
+  },
+  top: { kind: "integer", about: "plans that are shown beside the chosen one", min: 0, max: 1000, fallback: 8 },
+  json: { kind: "flag", about: "one JSON object on stdout: the chosen plan, the others, what was refused" },
+} as const;
+
+export const explain: Command = command({
+  name: "explain",
+  usage: ["explain --type name --device name [options] [file.ladder]"],
+  about: [
+    "Says how out(m,n) = activations(m,k) . weights(n,k)^T would be computed on a machine: every plan that the",
+    "machine's description and the proved conversions allow, ranked by estimated time; the chosen one in full, with",
+    "its tiles, its steps and its proofs; and what was refused, with the reason and a counter-example. A plan may",
+    "decode weights to floats, multiply integer codes (dot), or look sums of activations up. With --accept exact,",
+    "plans that round weights or activations before they are multiplied are a last resort; with --accept rounded, the",
+    "cheapest plan is chosen. A .ladder file may declare types, conversions and devices of your own.",
+  ],
+  options: OPTIONS,
+  examples: [
+    ["lutra explain --type Q4_0 --device x86_avx512_vnni", "decoding one token on a CPU"],
+    ["lutra explain --type Q4_K --device a100 --m 4096", "a prompt of 4096 tokens on a GPU"],
+    ["lutra explain --type TQ2_0 --activation Q8_0 --device lut_tensor_core --json", "for programs"],
+    ["lutra explain mine.ladder --type Mine --device mine", "a format and a machine of your own"],
+  ],
+  positionals: 1,
+  run: explainPlan,
+});
+
+// oxlint-disable-next-line require-await -- every command is asynchronous
+async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly string[]): Promise<number> {
+  const [path] = paths;
+  const texts = textsWith(path ?? null);
+  const resolution = resolveProgram(texts);
+  if (resolution.kind === "rejected") {
+    printFindings(resolution.diagnostics, texts);
+    return 1;
+  }
+  const { program } = resolution;
+  const device = named("device", values.device, program.devices);
+  const gemm: Gemm = {
+    activation: endpointNamed("activation", values.activation ?? "F16", program),
+    weight: endpointNamed("type", values.type, program),
+    accumulate: named("acc", values.acc ?? "F32", program.elements),
+    out: named("out", values.out ?? "F32", program.elements),
+    m: values.m,
+    n: values.n,
+    k: values.k,
+    accept: values.accept === "exact" ? "exact" : "rounded",
+  };
+  const scheduled = schedule(gemm, device, conversionGraph(program));
+  if (values.json) printJson(json(scheduled));
+  else process.stdout.write(`${text(scheduled, values.top).split("\n").map(escaped).join("\n")}\n`);
+  return scheduled.kind === "schedule" ? 0 : 1;
+}
+
+// --- what is asked --------------------------------------------------------------------------------------------------
+
+/** All that comes with Lutra, and a file of one's own with what it imports from its folder. */
+function textsWith(path: string | null): ReadonlyMap<string, string> {
+  const texts = new Map(standardTexts().map((one) => [one.name, one.text]));
+  if (path === null) return texts;
+  const own = readLadder(path);
+  texts.set(own.name, own.text);
+  const open = [own];
+  for (let source = open.pop(); source !== undefined; source = open.pop()) {
+    const result = parse(source.name, source.text);
+    if (result.kind !== "parsed") continue;
+    for (const { text: name } of result.ast.imports) {
+      // Where there is none, the resolver says so.
+      const found = texts.has(name) ? null : neighbour(name, dirname(path));
+      if (found === null) continue;
+      texts.set(name, found.text);
+      open.push(found);
+    }
+  }
+  return texts;
+}
+
+/** @throws UsageError where nothing has that name, with all that have one, or what it may be */
+function named<T>(option: string, name: string | null, all: ReadonlyMap<string, T>): T {
+  const names = [...all.keys()];
+  if (name === null) throw new UsageError(`--${option}: no value; there are ${names.join(", ")}`);
+  const found = all.get(name);
+  if (found !== undefined) return found;
+  const hint = didYouMean(name, names);
+  const known = `there are ${names.join(", ")}`;
+  throw new UsageError(`--${option}: ${JSON.stringify(name)}; ${hint === null ? known : `${hint} ${known}`}`);
+}
+
+function endpointNamed(option: string, name: string | null, program: Program): Endpoint {
+  const ends = new Map<string, Endpoint>();
+  for (const [key, type] of program.types) ends.set(key, { kind: "type", type });
+  for (const [key, element] of program.elements) ends.set(key, { kind: "element", element });
+  for (const [key, tensor] of program.tensors) {
+    for (const storage of tensor.storages) {
+      const end = { kind: "tensor", tensor, storage } as const;
+      if (!ends.has(key)) ends.set(key, end);
+      if (storage !== "") ends.set(`${key}.${storage}`, end);
+    }
+  }
+  return named(option, name, ends);
+}
+
+// --- for people -----------------------------------------------------------------------------------------------------
+
+function text(scheduled: Scheduled, top: number): string {
+  const { refused } = scheduled;
+  const parts: string[] = [];
+  if (scheduled.kind === "schedule") {
+    const { chosen, others } = scheduled;
+    parts.push(planText(chosen));
+    if (others.length > 0 && top > 0) {
+      const shown = others.slice(0, top);
+      const rows = shown.map((plan) => [plan.name, roundingText(plan), plan.cost.bound, microseconds(plan.cost.total)]);
+      parts.push(table([["other plans", "rounds", "waits for", "us"], ...rows]).trimEnd());
+      if (others.length > shown.length) parts.push(`and ${others.length - shown.length} more; --top shows them`);
+    }
+  } else parts.push("there is no plan");
+  if (refused.length > 0) parts.push(["refused", ...refusedLines(refused)].join("\n"));
+  return parts.join("\n\n");
+}
+
+function planText(plan: Schedule): string {
+  const { gemm, product, lookup, padded, tiles, cost, accumulation, guards, fallback } = plan;
+  const facts: (readonly [string, string])[] = [
+    ["product", `${gemm.activation} x ${gemm.weight}, m ${gemm.m}, n ${gemm.n}, k ${gemm.k}, on ${plan.device}`],
+    ["plan", plan.name],
+    ["multiplies", `${product.activation} x ${product.weight}, ${product.m} x ${product.n} x ${product.k} at once`],
+    ["rounds", roundingText(plan)],
+    ["sums", sumsText(accumulation, gemm)],
+  ];
+  if (lookup !== null) {
+    const of = lookup.kind === "planes" ? `sums of ${lookup.k} activations, ${lookup.planes} bit planes` : "products";
+    facts.push(["tables", `${lookup.entries} entries of ${lookup.entry}: ${of}`]);
+  }
+  for (const { memory, m, n, k } of tiles) facts.push([`tile in ${memory}`, `m ${m}, n ${n}, k ${k}`]);
+  facts.push(["padded", `m ${padded.m}, n ${padded.n}, k ${padded.k}`]);
+  if (guards.length > 0) {
+    const texts = guards.map((r) =>
+      r.kind === "finite" ? `${r.field ?? "code"} finite` : `${r.field ?? "code"} in ${r.low} .. ${r.high}`,
+    );
+    facts.push(["where", texts.join(", ")], ["else", fallback ?? "there is no plan"]);
+  }
+  const times: (readonly [string, number])[] = [
+    ...cost.memories.map(({ memory, ns, bytes }) => [`reading ${memory}, ${bytes} bytes`, ns] as const),
+    ["products", cost.compute.products],
+    ["conversions", cost.compute.conversions],
+    ["scales", cost.compute.scales],
+    ["start", cost.start],
+    ["in all, most of it at the same time", cost.total],
+  ];
+  return [
+    table(facts).trimEnd(),
+    table([["estimated time", "us"], ...times.map(([what, ns]) => [what, microseconds(ns)])]).trimEnd(),
+    table([["at", "operand", "step", ""], ...plan.steps.map((step) => stepRow(step, plan))]).trimEnd(),
+  ].join("\n\n");
+}
+
+function roundingText({ guarantee: { rounding, weights, activations }, lookup }: Schedule): string {
+  if (rounding === "none") return "nothing";
+  const sides = [...(weights === "rounded" ? ["weights"] : []), ...(activations === "rounded" ? ["activations"] : [])];
+  return sides.length === 0 ? (lookup === null ? "nothing" : "tables") : sides.join(", ");
+}
+
+function sumsText({ element, exact, segment }: Schedule["accumulation"], { accumulate }: Schedule["gemm"]): string {
+  const own = exact === null ? `in ${element}` : `in ${element}, exact for ${exact} products`;
+  return element === accumulate ? own : `${own}; after ${segment} in ${accumulate}`;
+}
+
+function stepRow(step: Step, plan: Schedule): readonly string[] {
+  const { at, operand, kind } = step;
+  return [at, operand, kind, stepText(step, plan)];
+}
+
+function stepText(step: Step, { weights, activations, proofs }: Schedule): string {
+  switch (step.kind) {
+    case "slice":
+      return `${step.rows} rows, k ${step.k}`;
+    case "pad":
+      return `${step.dimension} ${step.from} to ${step.to}`;
+    case "map": {
+      const parameters = Object.entries(step.parameters).map(([name, value]) => `${name} ${value}`);
+      return [step.map, ...parameters].join(", ");
+    }
+    case "convert": {
+      const proof = proofs.find(({ id }) => id === step.proof);
+      const edge = [...weights.chain, ...activations.chain].find((one: Edge) => one.proof === step.proof);
+      const origin = edge?.origin === "claimed" ? "claimed, " : "";
+      return `${proof?.claim}; ${origin}proof ${step.proof}: ${proof?.method}`;
+    }
+  }
+}
+
+/** One line for each reason, with the plans that it rules out, and what shows it. */
+function refusedLines(refused: readonly RefusedPlan[]): readonly string[] {
+  const reasons = new Map<string, { names: string[]; refutation: Refutation | null }>();
+  for (const { name, reason, refutation } of refused) {
+    const known = reasons.get(reason) ?? { names: [], refutation };
+    known.names.push(name);
+    reasons.set(reason, known);
+  }
+  return [...reasons].flatMap(([reason, { names, refutation }]) => {
+    const [first] = names;
+    const more = names.length > 1 ? ` and ${names.length - 1} more` : "";
+    const shown = witnessText(refutation);
+    return [`  ${first}${more}`, `    ${reason}`, ...(shown === null ? [] : [`    ${shown}`])];
+  });
+}
+
+function witnessText(refutation: Refutation | null): string | null {
+  if (refutation === null || refutation.witness === null) return null;
+  const { codes, value, instead } = refutation.witness;
+  const made = codes.map(({ label, code }) => `${label} = ${code}`).join(", ");
+  const becomes = instead === null ? "there is nothing for it" : `it becomes ${showExact(instead)}`;
+  return `${made} (raw codes) make ${showExact(value)}; ${becomes}`;
+}
+
+/** Three digits, and no exponent. */
+function microseconds(ns: number): number {
+  const us = ns / 1000;
+  return us === 0 ? 0 : Number(us.toPrecision(Math.max(3, Math.ceil(Math.log10(us)))));
+}
+
+// --- for programs ---------------------------------------------------------------------------------------------------
+
+function json(scheduled: Scheduled): object {
+  const refused = scheduled.refused.map(({ name, reason, refutation }) => {
+    return { name, reason, counterexample: witnessText(refutation) };
+  });
+  return scheduled.kind === "schedule"
+    ? { chosen: scheduled.chosen, others: scheduled.others, refused }
+    : { chosen: null, others: [], refused };
+}

@@ -1,0 +1,230 @@
+// A matrix product for a machine of LMMA instructions (LUT Tensor Core, ISCA'25): no text, but all that such a machine
+// needs to run it. JSON, in the manifest under `lmma`:
+//   tile {m, n, k}, k activations to a table; tiles, how many along each; padded, the sizes that they cover;
+//   counts {tables, instructions, passes}: a table for each row of a and k activations, made once and shared by all n; an
+//     instruction for each tile and bit plane; passes over a tile are the planes;
+//   table {entries, element}: of the 2^k sums +-a0 +-a1 ... the half that is kept, the other is its negative;
+//   weights {low, high, planes, step, shift, least, most, group, scale, offset}: v from low to high is stored,
+//     q = step * v - shift = sum over planes of 2^p * (2 bit_p - 1), w = scale * q + offset, group values alike (null: all);
+//   activations: {kind: "integers"}, with the same fields, or {kind: "float", element, guarantee}: what they become first;
+//   layout: how a file's bytes become planes (a Packing), null for formats of whole matrices;
+//   outside: what the machine leaves to its surroundings, in order, each with what it rounds.
+// Not here: the instructions and their semantics (src/lutcore), areas and energies (sim/).
+
+import type { CompileRequest, Manifest, ManifestGuarantee } from "./compile.ts";
+import { endpointName, typeOf } from "./endpoint.ts";
+import { exactSums, integerOperand, type IntegerOperand, type Packing, packingOf } from "./packing.ts";
+import { prove } from "./prove.ts";
+import type { Claim, Element, Endpoint, Multiply } from "./type.ts";
+
+type Terms = Packing["scale"];
+
+/** Of one side; see the head of this file. */
+export interface LmmaIntegers {
+  readonly low: number;
+  readonly high: number;
+  readonly planes: number;
+  readonly step: number;
+  readonly shift: number;
+  readonly least: number;
+  readonly most: number;
+  readonly group: number | null;
+  readonly scale: Terms;
+  readonly offset: Terms;
+}
+
+export interface LmmaLowering {
+  readonly tile: { readonly m: number; readonly n: number; readonly k: number };
+  readonly tiles: { readonly m: number; readonly n: number; readonly k: number };
+  readonly padded: { readonly m: number; readonly n: number; readonly k: number };
+  readonly counts: { readonly tables: number; readonly instructions: number; readonly passes: number };
+  readonly table: { readonly entries: number; readonly element: string };
+  readonly accumulate: string;
+  readonly weights: LmmaIntegers;
+  readonly activations:
+    | ({ readonly kind: "integers" } & Omit<LmmaIntegers, "planes">)
+    | { readonly kind: "float"; readonly element: string; readonly guarantee: "value" | "rounded" };
+  readonly layout: Packing | null;
+  readonly exact_sums: { readonly i32: number; readonly f32: number } | null;
+  readonly outside: readonly string[];
+}
+
+interface Lowered {
+  readonly lowering: LmmaLowering;
+  readonly guarantee: ManifestGuarantee;
+  readonly proofs: Manifest["proofs"];
+}
+
+const NOWHERE = { file: "", start: 0, end: 0 };
+/** A format of whole matrices is looked at in its smallest shape, if that is no more than a kernel's tile. */
+const MAX_VALUES = 4096;
+
+/** The lowering, or why there is none. The shapes have been found to fit. */
+export function lmmaLowering(request: CompileRequest): Lowered | { readonly reason: string } {
+  const { activation, weight, accumulate, out, m, n, k, device } = request;
+  const products = device.multiplies.filter((one) => one.weight.kind === "int" && one.weight.bits === 1);
+  if (products.length === 0)
+    return { reason: `${device.name} has no LMMA instruction: no multiply takes weights of 1 bit; the device lut_tensor_core has` };
+  const w = operandOf(weight, "planes");
+  if ("reason" in w) return w;
+  const integers = operandOf(activation, "bytes");
+  const way = wayOf(request, products, "reason" in integers ? null : integers);
+  if ("reason" in way) return way;
+  const { multiply, activations, proofs } = way;
+  const tile = { m: multiply.m, n: multiply.n, k: multiply.k };
+  const group = w.group ?? k;
+  if (group % tile.k !== 0)
+    return { reason: `a table stands for ${tile.k} activations, and ${endpointName(weight)} has groups of ${group}` };
+  const count = (size: number, by: number): number => Math.ceil(size / by);
+  const tiles = { m: count(m, tile.m), n: count(n, tile.n), k: count(k, tile.k) };
+  const padded = { m: tiles.m * tile.m, n: tiles.n * tile.n, k: tiles.k * tile.k };
+  const type = weight.kind === "tensor" ? null : typeOf(weight);
+  const packing = type && packingOf(w, type, n, k, 4);
+  const isWhole = activations.kind === "integers";
+  const sums = isWhole && !("reason" in integers) ? exactSums(integers, w) : null;
+  if (accumulate.kind === "int" && sums !== null && group > sums.i32)
+    return { reason: `I32 holds ${sums.i32} products of these codes, and a group has ${group}; sum in F32` };
+  const scaled = w.group === null && w.scale.constant === 1 && w.offset.length === 0;
+  const outside = outsideOf(w, activations, multiply, out);
+  const roundoff = isWhole ? 0 : multiply.accumulate.name === "F16" ? 2 ** -11 : 2 ** -24;
+  const own = (isWhole ? 0 : tile.k - 1 + (group / tile.k) * w.bits) + (scaled ? 0 : 3 + count(k, group));
+  const unit = isWhole && scaled ? 0 : Math.max(roundoff, 2 ** -24);
+  const error = own * unit;
+  const lowering: LmmaLowering = {
+    tile,
+    tiles,
+    padded,
+    counts: { tables: padded.m * tiles.k, instructions: tiles.m * tiles.n * tiles.k * w.bits, passes: w.bits },
+    table: { entries: 2 ** (tile.k - 1), element: isWhole ? "I16" : multiply.accumulate.name },
+    accumulate: multiply.accumulate.name,
+    weights: { ...fieldsOf(w), planes: w.bits },
+    activations,
+    layout: packing,
+    exact_sums: sums,
+    outside,
+  };
+  const kept = integersText(w);
+  return {
+    lowering,
+    proofs: [...proofs, ...structureProof(weight, w, request)],
+    guarantee: {
+      text: isWhole
+        ? "tables and sums of a group are exact integers; scales are applied outside of the machine"
+        : `tables and sums of a group are rounded in ${multiply.accumulate.name}; scales are applied outside of the machine`,
+      activations: isWhole
+        ? `${endpointName(activation)}: ${integersText(integers as IntegerOperand)}`
+        : `${endpointName(activation)}: in ${multiply.activation.name}, ${way.guarantee === "value" ? "every value exact" : "rounded to the nearest"}`,
+      weights: `${endpointName(weight)}: ${kept}`,
+      roundings: unit === 0 ? 0 : own,
+      unit_roundoff: unit,
+      relative_error: error / (1 - error),
+      magnitude: isWhole
+        ? "sum over k of (|s_a q_a| + |o_a|) (|s_w q_w| + |o_w|)"
+        : `sum over k of |a| (${2 ** w.bits - 1} |s_w| + |o_w|)`,
+      out: `${out.name}: applied outside of the machine`,
+    },
+  };
+}
+
+/** The integers of an operand; of a format of whole matrices in its smallest shape, since its formulas are the same. */
+function operandOf(end: Endpoint, form: IntegerOperand["form"]): IntegerOperand | { readonly reason: string } {
+  const type = typeOf(end);
+  const name = endpointName(end);
+  if (type === null) return { reason: `${name} allows no shape in which its codes could be looked at` };
+  if (type.blockSize > MAX_VALUES)
+    return { reason: `the smallest matrix of ${name} has ${type.blockSize} values, more than the ${MAX_VALUES} looked at for its codes` };
+  const found = integerOperand(type, form);
+  if (found.kind === "integers") return found;
+  return { reason: `LMMA takes bit planes of integer codes, and ${name} has none: ${found.reason}` };
+}
+
+interface Way {
+  readonly multiply: Multiply;
+  readonly activations: LmmaLowering["activations"];
+  readonly guarantee: "value" | "rounded";
+  readonly proofs: Manifest["proofs"];
+}
+
+/** The instruction to take: that for integers where the activations are such and sums may be, else the widest float. */
+function wayOf(
+  request: CompileRequest,
+  products: readonly Multiply[],
+  integers: IntegerOperand | null,
+): Way | { readonly reason: string } {
+  const { activation, accumulate, device } = request;
+  const name = endpointName(activation);
+  const whole = products.find((one) => one.activation.kind === "int");
+  if (integers !== null && whole !== undefined) {
+    const { planes: _, ...fields } = { ...fieldsOf(integers), planes: 0 };
+    const proofs = structureProof(activation, integers, request);
+    return { multiply: whole, activations: { kind: "integers", ...fields }, guarantee: "value", proofs };
+  }
+  if (accumulate.kind === "int")
+    return { reason: `I32 sums products of integers, and ${name} has no codes of eight bits; sum in F32, or take activations such as Q8_0` };
+  const floats = products.filter((one) => one.activation.kind === "float");
+  for (const guarantee of ["value", "rounded"] as const) {
+    for (const multiply of floats) {
+      const to = multiply.activation;
+      const isSame = activation.kind !== "tensor" && name === to.name;
+      const proof = isSame ? [] : proofOf(activation, to, guarantee, request);
+      if (proof === null) continue;
+      return { multiply, activations: { kind: "float", element: to.name, guarantee }, guarantee, proofs: proof };
+    }
+  }
+  const elements = floats.map((one) => one.activation.name).join(", ");
+  return { reason: `${device.name} makes tables of ${elements || "integers only"}, and ${name} is not known to become that; Q8_0 and F16 are taken` };
+}
+
+function proofOf(
+  from: Endpoint,
+  to: Element,
+  guarantee: Claim["guarantee"],
+  { program }: CompileRequest,
+): Manifest["proofs"] | null {
+  const claim: Claim = { from, to: { kind: "element", element: to }, guarantee, domain: [], by: null, span: NOWHERE };
+  const found = prove(claim, program);
+  return found.kind === "proof" ? [{ id: found.id, claim: found.claim, method: found.method }] : null;
+}
+
+function structureProof(from: Endpoint, { low, high }: IntegerOperand, request: CompileRequest): Manifest["proofs"] {
+  if (from.kind === "element") return [];
+  let bits = 1;
+  while (low < 0 ? low < -(2 ** (bits - 1)) || high >= 2 ** (bits - 1) : high >= 2 ** bits) bits++;
+  const zero = low < 0 ? 2 ** (bits - 1) : 0;
+  const to: Element = { kind: "int", name: `${low < 0 ? "I" : "U"}${bits}`, bits, flip: zero, zero };
+  return proofOf(from, to, "structure", request) ?? [];
+}
+
+function fieldsOf(operand: IntegerOperand): Omit<LmmaIntegers, "planes"> {
+  const { low, high, step, shift, least, most, group } = operand;
+  // The terms as a packing spells them, whose shape they do not depend on.
+  const { scale, offset } = packingOf(operand, EMPTY, 1, 1, 4);
+  return { low, high, step, shift, least, most, group, scale, offset };
+}
+
+const EMPTY = { name: "", blockSize: 1, blockBytes: 1, ids: new Map(), fields: [], value: { kind: "constant", significand: 0n, exponent: 0 }, reference: null } as const;
+
+function integersText({ least, most, bits, group }: IntegerOperand): string {
+  const scales = group === null ? "one constant scale" : `a scale for each ${group}`;
+  return `integer codes ${least} to ${most} in ${bits} bit${bits === 1 ? "" : "s"}, exact; ${scales}`;
+}
+
+function outsideOf(
+  w: IntegerOperand,
+  activations: LmmaLowering["activations"],
+  { activation }: Multiply,
+  out: Element,
+): readonly string[] {
+  const steps: string[] = [];
+  if (activations.kind === "float")
+    steps.push(`activations to ${activation.name}: ${activations.guarantee === "value" ? "exact" : "rounded to the nearest"}`);
+  steps.push("tables of sums, once for all n");
+  steps.push(
+    w.group === null
+      ? "the constant scale of all sums: one product in f32"
+      : `the scale of each group of ${w.group}, and the sum over groups: a product and an addition in f32 each`,
+  );
+  if (w.offset.length > 0) steps.push("the offset of each group times the sum of its activations: a product and an addition in f32 each");
+  steps.push(`outputs to ${out.name}`);
+  return steps;
+}
