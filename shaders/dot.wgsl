@@ -1,12 +1,14 @@
 // out = a . w^T where both sides are integer codes with scales: the codes are multiplied and summed in 32-bit integers,
 // four products to an instruction, and every piece of k with the same scales is scaled once.
-// A workgroup takes four rows of w and M_TILE rows of a; its lanes share the pieces, and add up at the end.
-// Needs the dot part of the prelude. dot4I8Packed wants the language feature packed_4x8_integer_dot_product.
+// A workgroup takes four rows of w and M_TILE rows of a; 16 lanes share each row's pieces, and add up at the end.
+// Needs the dot part of the prelude. dot4I8Packed is the language feature packed_4x8_integer_dot_product.
+// Sums lie in workgroup memory, since compilers unroll every loop that indexes a private array.
 
 const LANES = 64u;
+const SHARES = LANES / 4u;
 const ONES = 0x01010101u;
 
-var<workgroup> parts: array<vec4<Acc>, LANES>;
+var<workgroup> sums: array<Acc, LANES * M_TILE>;
 
 @compute @workgroup_size(LANES)
 fn dot_product(
@@ -16,37 +18,38 @@ fn dot_product(
 ) {
   let n = (tile.x + tile.y * tiles.x) * 4u;
   if (n >= N) { return; }
-  let m = tile.z * M_TILE;
-  var sums: array<vec4<Acc>, M_TILE>;
-  for (var k0 = lane * PIECE; k0 < K; k0 += LANES * PIECE) {
-    var products: array<vec4i, M_TILE>;
-    var a_sums: array<i32, M_TILE>;
-    var w_sums: vec4i;
-    for (var k = k0; k < k0 + PIECE; k += 4u) {
-      var w: vec4u;
-      for (var r = 0u; r < 4u; r++) {
-        w[r] = w_quad(min(n + r, N - 1u), k);
-        if (A_OFFSET) { w_sums[r] += dot4I8Packed(w[r], ONES); }
+  let m0 = tile.z * M_TILE;
+  let rows = min(M_TILE, M - m0);
+  let row = min(n + lane / SHARES, N - 1u);
+  // Bounds that compilers cannot count to: they would unroll the loops, and take seconds for it.
+  let one = min(tiles.z, 1u);
+  let depth = K * one;
+  for (var k0 = lane % SHARES * PIECE; k0 < depth; k0 += SHARES * PIECE) {
+    let end = min(k0 + PIECE, depth);
+    for (var i = 0u; i < rows; i++) {
+      let m = m0 + i;
+      var products = 0i;
+      var a_sum = 0i;
+      var w_sum = 0i;
+      for (var k = k0; k < end; k += 4u) {
+        let a = a_quad(m, k);
+        let w = w_quad(row, k);
+        products += dot4I8Packed(a, w);
+        if (W_OFFSET) { a_sum += dot4I8Packed(a, ONES); }
+        if (A_OFFSET) { w_sum += dot4I8Packed(w, ONES); }
       }
-      for (var i = 0u; i < M_TILE; i++) {
-        let a = a_quad(min(m + i, M - 1u), k);
-        for (var r = 0u; r < 4u; r++) { products[i][r] += dot4I8Packed(a, w[r]); }
-        if (W_OFFSET) { a_sums[i] += dot4I8Packed(a, ONES); }
-      }
-    }
-    for (var i = 0u; i < M_TILE; i++) {
-      for (var r = 0u; r < 4u; r++) {
-        sums[i][r] += scaled(products[i][r], a_sums[i], w_sums[r], min(m + i, M - 1u), min(n + r, N - 1u), k0);
-      }
+      sums[i * LANES + lane] += scaled(products, a_sum, w_sum, m, row, k0);
     }
   }
-  for (var i = 0u; i < M_TILE; i++) {
-    parts[lane] = sums[i];
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      workgroupBarrier();
-      if (lane < half) { parts[lane] += parts[lane + half]; }
-    }
-    if (lane == 0u && m + i < M) { store4(m + i, n, parts[0]); }
+  for (var half = SHARES / 2u * one; half > 0u; half /= 2u) {
     workgroupBarrier();
+    if (lane % SHARES < half) {
+      for (var i = 0u; i < rows; i++) { sums[i * LANES + lane] += sums[i * LANES + lane + half]; }
+    }
+  }
+  workgroupBarrier();
+  if (lane < rows) {
+    let at = lane * LANES;
+    store4(m0 + lane, n, vec4(sums[at], sums[at + SHARES], sums[at + 2u * SHARES], sums[at + 3u * SHARES]));
   }
 }

@@ -1,10 +1,12 @@
-// out = a . w^T for a few rows of a: the weights are decoded as they are read, each of them once.
-// A workgroup takes four rows of w and M_TILE rows of a; its lanes share k, four values at a time, and add up at the
-// end. For many rows of a, gemm.wgsl; for integers on both sides, dot.wgsl. Needs the decode part of the prelude.
+// out = a . w^T for a few rows of a: the weights are decoded as they are read, each of them once for M_TILE rows of a.
+// A workgroup takes four rows of w; 16 lanes share each, four values of k at a time, and add up at the end.
+// For many rows of a, gemm.wgsl; for integers on both sides, dot.wgsl. Needs the decode part of the prelude.
+// Sums lie in workgroup memory, since compilers unroll every loop that indexes a private array.
 
 const LANES = 64u;
+const SHARES = LANES / 4u;
 
-var<workgroup> parts: array<vec4<Acc>, LANES>;
+var<workgroup> sums: array<Acc, LANES * M_TILE>;
 
 @compute @workgroup_size(LANES)
 fn gemv(
@@ -15,24 +17,26 @@ fn gemv(
   let n = (tile.x + tile.y * tiles.x) * 4u;
   if (n >= N) { return; }
   let m = tile.z * M_TILE;
-  var sums: array<vec4<Acc>, M_TILE>;
-  for (var k = lane * 4u; k < K; k += LANES * 4u) {
-    // Row i of the transposed weights holds value k + i of all four rows, so that each step is a multiply-add.
-    var w: mat4x4f;
-    for (var r = 0u; r < 4u; r++) { w[r] = w_load4(min(n + r, N - 1u), k); }
-    w = transpose(w);
-    for (var i = 0u; i < M_TILE; i++) {
-      let a = a_load4(min(m + i, M - 1u), k);
-      for (var j = 0u; j < 4u; j++) { sums[i] += vec4<Acc>(w[j]) * Acc(a[j]); }
+  let rows = min(M_TILE, M - m);
+  let row = min(n + lane / SHARES, N - 1u);
+  // Bounds that compilers cannot count to: they would unroll the loops, and take seconds for it.
+  let one = min(tiles.z, 1u);
+  let depth = K * one;
+  for (var k = lane % SHARES * 4u; k < depth; k += SHARES * 4u) {
+    let w = vec4<Acc>(w_load4(row, k));
+    for (var i = 0u; i < rows; i++) {
+      sums[i * LANES + lane] += dot(vec4<Acc>(a_load4(m + i, k)), w);
     }
   }
-  for (var i = 0u; i < M_TILE; i++) {
-    parts[lane] = sums[i];
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-      workgroupBarrier();
-      if (lane < half) { parts[lane] += parts[lane + half]; }
-    }
-    if (lane == 0u && m + i < M) { store4(m + i, n, parts[0]); }
+  for (var half = SHARES / 2u * one; half > 0u; half /= 2u) {
     workgroupBarrier();
+    if (lane % SHARES < half) {
+      for (var i = 0u; i < rows; i++) { sums[i * LANES + lane] += sums[i * LANES + lane + half]; }
+    }
+  }
+  workgroupBarrier();
+  if (lane < rows) {
+    let at = lane * LANES;
+    store4(m + lane, n, vec4(sums[at], sums[at + SHARES], sums[at + 2u * SHARES], sums[at + 3u * SHARES]));
   }
 }

@@ -1,18 +1,19 @@
 // out = a . w^T by table: all sums +-a0 +-a1 +-a2 +-a3 of four activations are worked out once and shared by all rows of
 // w, whose bit planes are the indices (LUT Tensor Core, ISCA'25, 3.1; T-MAC, EuroSys'25). The sum for a pattern is minus
-// that for the opposite one, so that 8 of the 16 are kept. A lane takes four rows of w and one row of a.
+// that for the opposite one, so that 8 of the 16 are kept. A lane takes one row of w, a workgroup one row of a.
 // Needs the decode part of the prelude for a, and the lookup part for w; K is a multiple of 4.
 
 const LANES = 64u;
 const CHUNK = 256u;           // values of k whose tables are in workgroup memory together
 const TABLES = CHUNK / 4u;
 
-var<workgroup> tables: array<array<f32, 8>, TABLES>;
+var<workgroup> tables: array<f32, TABLES * 8u>;
+var<workgroup> sums: array<f32, LANES>;
 
 /** Entry of one table: bit j of the pattern is the sign of a_j, 1 for plus. */
 fn entry(table: u32, pattern: u32) -> f32 {
   let positive = pattern >= 8u;
-  let kept = tables[table][select(7u - pattern, pattern & 7u, positive)];
+  let kept = tables[table * 8u + select(7u - pattern, pattern - 8u, positive)];
   return select(-kept, kept, positive);
 }
 
@@ -22,43 +23,47 @@ fn lookup(
   @builtin(num_workgroups) tiles: vec3u,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let n = ((tile.x + tile.y * tiles.x) * LANES + lane) * 4u;
+  let n0 = (tile.x + tile.y * tiles.x) * LANES;
+  if (n0 >= N) { return; }
+  let n = min(n0 + lane, N - 1u);
   let m = tile.z;
-  var sums = vec4f();
-  for (var k0 = 0u; k0 < K; k0 += CHUNK) {
-    for (var t = lane; t < TABLES; t += LANES) {
-      if (k0 + t * 4u >= K) { break; }
+  // Bounds that compilers cannot count to: they would unroll the loops, and take seconds for it.
+  let one = min(tiles.z, 1u);
+  let depth = K * one;
+  var sum = 0f;
+  for (var k0 = 0u; k0 < depth; k0 += CHUNK) {
+    for (var t = lane; t < TABLES && k0 + t * 4u < depth; t += LANES) {
       let a = a_load4(m, k0 + t * 4u);
-      for (var j = 0u; j < 8u; j++) {
-        let signs = select(vec4f(-1), vec4f(1), vec4<bool>((j & 1u) != 0u, (j & 2u) != 0u, (j & 4u) != 0u, true));
-        tables[t][j] = (signs.x * a.x + signs.y * a.y) + (signs.z * a.z + signs.w * a.w);
+      for (var j = 0u; j < 8u * one; j++) {
+        let signs = select(vec3f(-1), vec3f(1), (vec3u(j) & vec3u(1, 2, 4)) != vec3u());
+        tables[t * 8u + j] = (signs.x * a.x + signs.y * a.y) + (signs.z * a.z + a.w);
       }
     }
     workgroupBarrier();
-    for (var r = 0u; r < 4u && n + r < N; r++) {
+    let end = min(k0 + CHUNK, depth);
+    for (var k = k0; k < end; k += SEGMENT) {
+      // A segment has one scale, and its bits of a plane are in one word.
+      let last = min(k + SEGMENT, end);
       var codes = 0f;
-      var total = 0f;
-      for (var k32 = k0; k32 < min(k0 + CHUNK, K); k32 += 32u) {
-        var planes: array<u32, PLANES>;
-        for (var p = 0u; p < PLANES; p++) { planes[p] = w_plane(n + r, k32, p); }
-        for (var k = k32; k < min(k32 + 32u, K); k += 4u) {
-          let table = (k - k0) / 4u;
-          for (var p = 0u; p < PLANES; p++) {
-            codes += f32(1u << p) * entry(table, (planes[p] >> (k % 32u)) & 15u);
-          }
-          if (W_OFFSET) { total += tables[table][7]; }
-          // A group ends here, or the chunk does: it is scaled as far as it has come.
-          let next = k + 4u;
-          if (next % GROUP == 0u || next == min(k0 + CHUNK, K)) {
-            sums[r] += codes * w_scale(n + r, k);
-            if (W_OFFSET) { sums[r] += total * w_offset(n + r, k); }
-            codes = 0f;
-            total = 0f;
-          }
-        }
+      for (var p = 0u; p < PLANES * one; p++) {
+        let word = w_plane(n, k, p);
+        var part = 0f;
+        for (var at = k; at < last; at += 4u) { part += entry((at - k0) / 4u, (word >> (at % 32u)) & 15u); }
+        codes += f32(1u << p) * part;
+      }
+      sum += codes * w_scale(n, k);
+      if (W_OFFSET) {
+        var total = 0f;
+        for (var at = k; at < last; at += 4u) { total += entry((at - k0) / 4u, 15u); }
+        sum += total * w_offset(n, k);
       }
     }
     workgroupBarrier();
   }
-  if (n < N) { store4(m, n, sums); }
+  sums[lane] = sum;
+  workgroupBarrier();
+  let at = lane * 4u;
+  if (at < LANES && n0 + at < N) {
+    store4(m, n0 + at, vec4f(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]));
+  }
 }

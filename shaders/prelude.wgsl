@@ -57,10 +57,10 @@ fn scaled(products: i32, a_sum: i32, w_sum: i32, m: u32, n: u32, k: u32) -> Acc 
 // --- lookup: weights as bit planes; value = scale * (sum of 2^p * (2 bit_p - 1)) + offset -----------------------------
 
 const PLANES = 8u;
-/** Values with the same scale; a multiple of 4. */
-const GROUP = 32u;
+/** Values with the same scale that lie in one word of a plane; 4, 8, 16 or 32. */
+const SEGMENT = 32u;
 
-/** Bit j is that of value k + j; k is a multiple of 32. */
+/** The word of a plane that has the bit of value k, at place k mod 32. */
 fn w_plane(n: u32, k: u32, p: u32) -> u32 { return w_codes[(n * K + k) / 32u * PLANES + p]; }
 
 // --- out: four neighbours of a row at once; n is a multiple of 4, and those beyond the row are left out ----------------

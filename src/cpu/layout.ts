@@ -6,7 +6,7 @@
 import type { WeightTensor } from "../backend.ts";
 import { type GroupNumber, type GroupProduct, levelsOf, type LevelStructure, type Part } from "../ladder/levels.ts";
 import { numbersOf } from "../ladder/range.ts";
-import type { Element, Type } from "../ladder/type.ts";
+import type { Type } from "../ladder/type.ts";
 
 /** Activations are quantised in groups of this many values, so that k must be a multiple of it. */
 const ACTIVATION_GROUP = 16;
@@ -230,7 +230,7 @@ function narrowest({ value }: Type): Rows["format"] {
   const element = value.kind === "element" ? value.field.element : value.kind === "apply" ? value.element : null;
   const isListed = element !== null && element.bits <= 16;
   if (!isListed) return "f32";
-  const numbers = [...numbersOf(element as Element)].filter((x) => !Number.isNaN(x));
+  const numbers = [...numbersOf(element)].filter((x) => !Number.isNaN(x));
   if (numbers.every((x) => !Number.isFinite(x) || isHalfNumber(x))) return "f16";
   return numbers.every((x) => !Number.isFinite(x) || isBfloat(x)) ? "bf16" : "f32";
 }

@@ -311,7 +311,17 @@ function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuara
       const convert = name === "F16" ? 2 : 0;
       const own = left.roundings + right.roundings + convert + 1;
       const text = `values are decoded to f32${convert > 0 ? ", rounded to f16" : ""}, and multiplied and summed in ${name}`;
-      return { ...shared, text, activations: left.text, weights: right.text, roundings: own, own, magnitude: "sum over k of |a w|" };
+      const several = [a, w].some(({ type }) => guaranteeOf(type, "f32").kind === "rounded");
+      const parts = several ? ", of a value that is rounded several times the sizes of its parts" : "";
+      return {
+        ...shared,
+        text,
+        activations: left.text,
+        weights: right.text,
+        roundings: own,
+        own,
+        magnitude: `sum over k of |a w|${parts}`,
+      };
     }
     case "dot": {
       const [left, right] = [packed(a, method.a), packed(w, method.w)];
@@ -444,7 +454,7 @@ function lowered(request: CompileRequest): Compiled {
   if (unbound !== undefined && "reason" in unbound) return refused(unbound.reason);
   const found = lmmaLowering(request);
   if ("reason" in found) return refused(found.reason);
-  const { lowering, guarantee, proofs } = found;
+  const { lowering, layouts, guarantee, proofs } = found;
   const sizes = sides.map((side) => ("bytes" in side ? side.bytes : 0));
   return {
     kind: "compiled",
@@ -468,7 +478,7 @@ function lowered(request: CompileRequest): Compiled {
       guarantee,
       exact_sums: lowering.exact_sums,
       buffers: [],
-      layouts: lowering.layout === null ? {} : { weights: lowering.layout },
+      layouts,
       dispatch: null,
       entry_points: [],
       sizes: { activations: sizes[0]!, weights: sizes[1]!, out: Math.ceil((m * n * out.bits) / 8), scratch: 0 },

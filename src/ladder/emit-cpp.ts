@@ -98,8 +98,9 @@ function dialectOf(name: string, tables: Map<Table, string>, helpers: Set<string
       const test = ({ operator, left, right }: Test): string => {
         const [a, b] = [left, right].map((x) => (x.kind === "integer" ? null : kindOf(x)));
         const kind = a === null ? b! : b === null || a === b ? a! : "int64_t";
-        const fits = (x: Int): boolean => x.kind !== "integer" || kind === "int64_t" || (x.value >= 0 && x.value < 2 ** 31);
-        const common = fits(left!) && fits(right!) ? kind : "int64_t";
+        const fits = (x: Int): boolean =>
+          x.kind !== "integer" || kind === "int64_t" || (x.value >= 0 && x.value < 2 ** 31);
+        const common = fits(left) && fits(right) ? kind : "int64_t";
         return `${as(left, common)} ${operator} ${as(right, common)}`;
       };
       switch (node.kind) {
@@ -142,7 +143,9 @@ function dialectOf(name: string, tables: Map<Table, string>, helpers: Set<string
         case "number":
           return numberText(node.value);
         case "convert":
-          return node.of.least >= 0 && node.of.most >= 2 ** 31 ? `(float)${of(node.of)}` : `(float)${as(node.of, "int32_t")}`;
+          return node.of.least >= 0 && node.of.most >= 2 ** 31
+            ? `(float)${of(node.of)}`
+            : `(float)${as(node.of, "int32_t")}`;
         case "single":
           return `${helped("single")}(${as(node.of, "uint32_t")})`;
         case "double":
@@ -166,8 +169,7 @@ function dialectOf(name: string, tables: Map<Table, string>, helpers: Set<string
       }
     },
     eager: true,
-    declare: (node, variable, text) =>
-      `const ${"least" in node ? kindOf(node) : "float"} ${variable} = ${bare(text)};`,
+    declare: (node, variable, text) => `const ${"least" in node ? kindOf(node) : "float"} ${variable} = ${bare(text)};`,
     store: (at, value) => `out[${bare(at)}] = ${bare(value)};`,
     loop: (variable, count, body) => [
       `for (int64_t ${variable} = 0; ${variable} < ${count}; ${variable}++) {`,

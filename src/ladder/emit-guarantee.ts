@@ -68,8 +68,7 @@ export function guaranteeOf(type: Type, precision: "f32" | "f64"): Guarantee {
     const own = of.kind === "float" && viewOf(of) !== null;
     return settle(windows.reduce(union), 0, inHalves && !own && precision === "f32" ? 3 : 1);
   };
-  const unsigned = (bits: number): Traced =>
-    element({ kind: "int", name: `${bits} bits`, bits, flip: 0, zero: 0 }, 0);
+  const unsigned = (bits: number): Traced => element({ kind: "int", name: `${bits} bits`, bits, flip: 0, zero: 0 }, 0);
   const visit = (value: Value): Traced => {
     switch (value.kind) {
       case "constant": {

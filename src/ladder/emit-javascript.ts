@@ -133,6 +133,7 @@ function dialectOf(tables: Map<Table, string>, helpers: Set<keyof typeof HELPERS
     },
     eager: false,
     declare: (_node, name, text) => `const ${name} = ${bare(text)};`,
+    // Places of values are sums, or a variable.
     store: (at, value) => `out[${at === "0" ? "to" : `to + ${bare(at)}`}] = ${bare(value)};`,
     loop: (variable, count, body) => [
       `for (let ${variable} = 0; ${variable} < ${count}; ${variable}++) {`,
@@ -144,7 +145,7 @@ function dialectOf(tables: Map<Table, string>, helpers: Set<keyof typeof HELPERS
 
 function place(at: Int, of: (operand: Int) => string): string {
   const text = of(at);
-  return text === "0" ? "base" : `base + ${bare(text)}`;
+  return text === "0" ? "base" : `base + ${at.kind === "sum" ? bare(text) : text}`;
 }
 
 function loadText(at: Int, bytes: number, of: (operand: Int) => string): string {
@@ -190,7 +191,8 @@ export function isPower(x: number): boolean {
 export function bare(text: string): string {
   if (!text.startsWith("(") || !text.endsWith(")")) return text;
   let depth = 0;
-  for (const [k, letter] of [...text].entries()) {
+  for (let k = 0; k < text.length; k++) {
+    const letter = text[k];
     if (letter === "(") depth++;
     if (letter === ")") depth--;
     if (depth === 0 && k < text.length - 1) return text;

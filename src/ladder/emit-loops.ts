@@ -3,7 +3,8 @@
 // outermost loop that it depends on, once. Rolling compares what was worked out for every single value, so that it
 // proves itself. Not here: the text (emit-javascript.ts, emit-cpp.ts), single values (emit-wgsl.ts).
 
-import { type Float, type Graph, type Int, lowerValue, operandsOf, rebuilder } from "./ir.ts";
+import { lowerValue } from "./emit-lower.ts";
+import { type Float, type Graph, type Int, operandsOf, rebuilder } from "./ir.ts";
 import type { Type } from "./type.ts";
 
 export type Step =
@@ -187,7 +188,8 @@ export function readBytes(graph: Graph, blockBytes: number): (node: Int) => Int 
     const bytes = Math.ceil((phase.most + width) / 8);
     const isFixed = phase.kind === "integer";
     // Where the place in the byte is not known, the last byte may not be wanted, and lie beyond the block.
-    const single = (k: number): Int => graph.load(graph.clamp(graph.plus(byte, graph.integer(k)), 0, blockBytes - 1), 1);
+    const single = (k: number): Int =>
+      graph.load(graph.clamp(graph.plus(byte, graph.integer(k)), 0, blockBytes - 1), 1);
     const word = (): Int => {
       if (isFixed) return graph.load(byte, Math.min(bytes, 4));
       return Array.from({ length: Math.min(bytes, 4) }, (_, k) =>
@@ -288,8 +290,6 @@ export function schedule(steps: readonly Step[], dialect: Dialect): readonly str
 /** The steps with their values rebuilt. */
 export function mapSteps(steps: readonly Step[], visit: (value: Float) => Float): readonly Step[] {
   return steps.map((step) =>
-    step.kind === "store"
-      ? { ...step, value: visit(step.value) }
-      : { ...step, body: mapSteps(step.body, visit) },
+    step.kind === "store" ? { ...step, value: visit(step.value) } : { ...step, body: mapSteps(step.body, visit) },
   );
 }

@@ -6,11 +6,11 @@
 
 import { type Dialect, schedule, type Step } from "./emit-loops.ts";
 import { bare, sumText } from "./emit-javascript.ts";
+import { lowerValue } from "./emit-lower.ts";
 import {
   type Float,
   type Graph,
   type Int,
-  lowerValue,
   operandsOf,
   rebuilder,
   Refusal,
@@ -75,7 +75,9 @@ export function wgslOf(
   };
   const block = blockSize === 1 ? "k" : `k / ${blockSize}u`;
   const rowText = `row * (${prefix}columns / ${blockSize}u)`;
-  const start = isMatrix ? [] : [`let at = (${blockSize === 1 ? `row * ${prefix}columns` : rowText} + ${block}) * ${blockBytes}u;`];
+  const start = isMatrix
+    ? []
+    : [`let at = (${blockSize === 1 ? `row * ${prefix}columns` : rowText} + ${block}) * ${blockBytes}u;`];
   const one = [...start, ...body([valueAt(graph.variable("k", 0, count - 1), 0)])];
 
   const fits = isMatrix ? columns % 4 === 0 : blockSize === 1 || blockSize % 4 === 0;
@@ -326,7 +328,8 @@ function dialectOf({ prefix, base, grain, tables, far, helpers, give }: Spelling
         case "zeros":
           return `countLeadingZeros(${as(node.of, "u32", of)})`;
         case "window": {
-          const byte = bare(as(node.at, "u32", of));
+          const text = as(node.at, "u32", of);
+          const byte = node.at.kind === "sum" ? bare(text) : text;
           const at = base === null ? byte : byte === "0u" ? base : `${base} + ${byte}`;
           const { terms, constant } = partsOf(node.at);
           const aligned = terms.reduce((g, { factor }) => gcd(g, Math.abs(factor)), gcd(grain, constant));

@@ -137,7 +137,8 @@ export function toNumber(a: Exact): number {
 
 function finite(negative: boolean, significand: bigint, exponent: number): Exact {
   if (significand === 0n) return { kind: "finite", negative, significand, exponent: 0 };
-  if ((significand & 1n) === 1n) return { kind: "finite", negative, significand, exponent };
+  // An exponent of -0 is 0, so that equal numbers are equal records.
+  if ((significand & 1n) === 1n) return { kind: "finite", negative, significand, exponent: exponent + 0 };
   const zeros = trailingZeros(significand);
   return { kind: "finite", negative, significand: significand >> BigInt(zeros), exponent: exponent + zeros };
 }

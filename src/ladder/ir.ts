@@ -1,13 +1,12 @@
 // The intermediate form of a decode: expressions over integers and floats, each made once, so that what two values share
 // is one node. Index arithmetic is kept as sums over what cannot be taken apart further, with div and mod folded by
-// gcds and bounds, so that equal places are equal nodes. Made from a type's value; rewritten by rewrite.ts; printed by
-// emit-*.ts. Not here: which precision the floats are computed in, and what that loses (emit-guarantee.ts).
+// gcds and bounds, so that equal places are equal nodes. Rewritten by rewrite.ts; printed by
+// emit-*.ts. Not here: the way from a type (emit-lower.ts), which precision the floats are computed in, and what that loses (emit-guarantee.ts).
 // Sums of quasi-affine terms are how polyhedral compilers keep indices (isl, MLIR's affine maps).
 
-import { exactNumber, toNumber } from "./exact.ts";
-import { COMPARISON, readsData } from "./expr.ts";
+import { COMPARISON } from "./expr.ts";
 import { elementKey } from "./form.ts";
-import type { Bits, Condition, Element, Field, Index, Type, Value } from "./type.ts";
+import type { Condition, Element } from "./type.ts";
 
 interface Node {
   readonly id: number;
@@ -98,31 +97,31 @@ const WORD = 2 ** 32;
 
 /** Makes nodes, each once. */
 export interface Graph {
-  integer(value: number): Int;
-  variable(name: string, least: number, most: number): Int;
-  sum(terms: readonly Term[], constant: number): Int;
-  plus(a: Int, b: Int): Int;
-  times(a: Int, b: Int): Int;
-  quotient(a: Int, by: number): Int;
-  remainder(a: Int, by: number): Int;
-  logic(operator: Logic, left: Int, right: Int): Int;
-  zeros(of: Int): Int;
-  bits(at: Int, width: number): Int;
-  load(at: Int, bytes: number): Int;
-  window(at: Int, bytes: number): Int;
-  word(values: readonly number[], index: Int): Int;
-  clamp(of: Int, least: number, most: number): Int;
-  entry(of: Int, count: number, field: string): Int;
-  pick(test: Test, yes: Int, no: Int): Int;
-  number(value: number): Float;
-  convert(of: Int): Float;
-  reinterpret(kind: "single" | "half", of: Int): Float;
-  double(high: Int, low: Int): Float;
-  gather(values: readonly number[], index: Int): Float;
-  element(element: Element, low: Int, high: Int | null, lane: Int): Float;
-  negate(of: Float): Float;
-  arithmetic(operator: "+" | "-" | "*", left: Float, right: Float): Float;
-  pickFloat(test: Test, yes: Float, no: Float): Float;
+  readonly integer: (value: number) => Int;
+  readonly variable: (name: string, least: number, most: number) => Int;
+  readonly sum: (terms: readonly Term[], constant: number) => Int;
+  readonly plus: (a: Int, b: Int) => Int;
+  readonly times: (a: Int, b: Int) => Int;
+  readonly quotient: (a: Int, by: number) => Int;
+  readonly remainder: (a: Int, by: number) => Int;
+  readonly logic: (operator: Logic, left: Int, right: Int) => Int;
+  readonly zeros: (of: Int) => Int;
+  readonly bits: (at: Int, width: number) => Int;
+  readonly load: (at: Int, bytes: number) => Int;
+  readonly window: (at: Int, bytes: number) => Int;
+  readonly word: (values: readonly number[], index: Int) => Int;
+  readonly clamp: (of: Int, least: number, most: number) => Int;
+  readonly entry: (of: Int, count: number, field: string) => Int;
+  readonly pick: (test: Test, yes: Int, no: Int) => Int;
+  readonly number: (value: number) => Float;
+  readonly convert: (of: Int) => Float;
+  readonly reinterpret: (kind: "single" | "half", of: Int) => Float;
+  readonly double: (high: Int, low: Int) => Float;
+  readonly gather: (values: readonly number[], index: Int) => Float;
+  readonly element: (element: Element, low: Int, high: Int | null, lane: Int) => Float;
+  readonly negate: (of: Float) => Float;
+  readonly arithmetic: (operator: "+" | "-" | "*", left: Float, right: Float) => Float;
+  readonly pickFloat: (test: Test, yes: Float, no: Float) => Float;
 }
 
 type Shape<N> = N extends Node ? Omit<N, "id"> : never;
@@ -357,7 +356,7 @@ function logicMost(operator: Logic, left: Int, right: Int): number {
 }
 
 /** Whether a test holds, where the bounds of both sides decide it. */
-function decide({ operator, left, right }: Test): boolean | null {
+export function decide({ operator, left, right }: Test): boolean | null {
   if (left === right) return COMPARISON[operator](0, 0);
   const [a, b] = [left.least - right.most, left.most - right.least];
   if (a === b) return COMPARISON[operator](a, 0);
@@ -367,171 +366,12 @@ function decide({ operator, left, right }: Test): boolean | null {
   return null;
 }
 
-// --- from a type -----------------------------------------------------------------------------------------------------
-
-/** Some bits of a code: still in the block, or worked out. */
-type Piece =
-  | { readonly kind: "stored"; readonly at: Int; readonly width: number }
-  | { readonly kind: "made"; readonly value: Int; readonly width: number };
-
-/**
- * The value at index `i` of a block of the type, with its elements as they are declared.
- * @throws Refusal where an index divides by what is no positive constant, or a code has more than 64 bits
- */
-export function lowerValue(graph: Graph, type: Type, i: Int): Float {
-  const blockBits = 8 * type.blockBytes;
-
-  const indexOf = (index: Index, at: Int): Int => {
-    switch (index.kind) {
-      case "constant":
-        return graph.integer(index.value);
-      case "variable":
-        return at;
-      case "stored": {
-        const { field } = index;
-        const { element } = field;
-        if (element.bits > 32)
-          throw new Refusal(`${field.name} is an index of ${element.bits} bits, and indices have at most 32`);
-        const raw = graph.bits(placeOf(field, index.index, graph.integer(0), at, element.bits), element.bits);
-        return element.kind === "int" ? integerOf(graph, raw, element.flip, element.zero) : raw;
-      }
-      case "choose":
-        return graph.pick(testOf(index.condition, at), indexOf(index.yes, at), indexOf(index.no, at));
-      case "binary": {
-        const { operator } = index;
-        const [left, right] = [indexOf(index.left, at), indexOf(index.right, at)];
-        if (operator === "+") return graph.plus(left, right);
-        if (operator === "-") return graph.plus(left, graph.times(right, graph.integer(-1)));
-        if (operator === "*") return graph.times(left, right);
-        if (right.kind !== "integer" || (right.value < 1 && left.kind !== "integer"))
-          throw new Refusal("an index of it divides by what is no positive constant");
-        // An arm that is not taken may divide by anything; its value does not matter.
-        if (right.value < 1) return graph.integer(0);
-        return operator === "div" ? graph.quotient(left, right.value) : graph.remainder(left, right.value);
-      }
-    }
-  };
-  const testOf = ({ operator, left, right }: Condition, at: Int): Test => ({
-    operator,
-    left: indexOf(left, at),
-    right: indexOf(right, at),
-  });
-
-  /** The position of a bit; within the block, whatever an arm asks for that is not taken. */
-  const placeOf = (field: Field, index: Index, low: Int, at: Int, width: number): Int => {
-    const asked = indexOf(index, at);
-    const entry = readsData(index) ? graph.entry(asked, field.count, field.name) : asked;
-    const bit = graph.plus(graph.times(entry, graph.integer(field.element.bits)), low);
-    return graph.clamp(graph.plus(bit, graph.integer(field.bit)), 0, blockBits - width);
-  };
-
-  const piecesOf = (bits: Bits, at: Int): readonly Piece[] => {
-    switch (bits.kind) {
-      case "slice": {
-        const { field, element, width } = bits;
-        return [{ kind: "stored", at: placeOf(field, element, indexOf(bits.low, at), at, width), width }];
-      }
-      case "concat":
-        return joined([...piecesOf(bits.low, at), ...piecesOf(bits.high, at)]);
-      case "code":
-        return piecesOf(bits.code.bits, indexOf(bits.index, at));
-      case "choose": {
-        const test = testOf(bits.condition, at);
-        const decided = decide(test);
-        if (decided !== null) return piecesOf(decided ? bits.yes : bits.no, at);
-        const [yes, no] = [wordsOf(piecesOf(bits.yes, at)), wordsOf(piecesOf(bits.no, at))];
-        const low = graph.pick(test, yes.low, no.low);
-        const parts: Piece[] = [{ kind: "made", value: low, width: Math.min(32, bits.width) }];
-        if (yes.high !== null && no.high !== null)
-          parts.push({ kind: "made", value: graph.pick(test, yes.high, no.high), width: bits.width - 32 });
-        return parts;
-      }
-    }
-  };
-  /** Neighbouring bits as one piece. */
-  const joined = (pieces: readonly Piece[]): readonly Piece[] => {
-    const all: Piece[] = [];
-    for (const piece of pieces) {
-      const last = all.at(-1);
-      if (last?.kind === "stored" && piece.kind === "stored" && graph.plus(last.at, graph.integer(last.width)) === piece.at)
-        all[all.length - 1] = { ...last, width: last.width + piece.width };
-      else all.push(piece);
-    }
-    return all;
-  };
-  /** The pieces put together, the first lowest. */
-  const wordsOf = (pieces: readonly Piece[]): { readonly low: Int; readonly high: Int | null } => {
-    const words: Int[] = [];
-    let have = 0;
-    for (const piece of pieces) {
-      for (let done = 0; done < piece.width;) {
-        const width = Math.min(piece.width - done, 32 - (have % 32));
-        const part =
-          piece.kind === "stored"
-            ? graph.bits(graph.plus(piece.at, graph.integer(done)), width)
-            : graph.logic("&", graph.logic(">>", piece.value, graph.integer(done)), graph.integer(2 ** width - 1));
-        const word = Math.floor(have / 32);
-        const moved = graph.logic("<<", part, graph.integer(have % 32));
-        words[word] = word === words.length ? moved : graph.logic("|", words[word]!, moved);
-        have += width;
-        done += width;
-      }
-    }
-    if (have > 64) throw new Refusal(`a code of it has ${have} bits, and at most 64 are put together`);
-    return { low: words[0] ?? graph.integer(0), high: words[1] ?? null };
-  };
-
-  const valueOf = (value: Value): Float => {
-    switch (value.kind) {
-      case "constant":
-        return graph.number(toNumber(exactNumber(value.significand, value.exponent)));
-      case "element": {
-        const { field, index } = value;
-        const { bits } = field.element;
-        const at = placeOf(field, index, graph.integer(0), i, bits);
-        const { low, high } = wordsOf([{ kind: "stored", at, width: bits }]);
-        return graph.element(field.element, low, high, graph.integer(0));
-      }
-      case "code": {
-        const { low, high } = wordsOf(piecesOf(value.code.bits, indexOf(value.index, i)));
-        return unsignedOf(graph, low, high);
-      }
-      case "apply": {
-        const { low, high } = wordsOf(piecesOf(value.bits, i));
-        return graph.element(value.element, low, high, indexOf(value.lane, i));
-      }
-      case "negate":
-        return graph.negate(valueOf(value.operand));
-      case "binary":
-        return graph.arithmetic(value.operator, valueOf(value.left), valueOf(value.right));
-      case "choose":
-        return graph.pickFloat(testOf(value.condition, i), valueOf(value.yes), valueOf(value.no));
-      case "round":
-        throw new Error("a value is exact; round stands in a reference only");
-    }
-  };
-  return valueOf(type.value);
-}
-
-/** (code xor flip) - zero. */
-export function integerOf(graph: Graph, code: Int, flip: number, zero: number): Int {
-  const turned = flip === 0 ? code : graph.logic("^", code, graph.integer(flip));
-  return graph.plus(turned, graph.integer(-zero));
-}
-
-/** An unsigned number of up to 64 bits. */
-export function unsignedOf(graph: Graph, low: Int, high: Int | null): Float {
-  if (high === null) return graph.convert(low);
-  const above = graph.arithmetic("*", graph.convert(high), graph.number(WORD));
-  return graph.arithmetic("+", above, graph.convert(low));
-}
-
 // --- from node to node -----------------------------------------------------------------------------------------------
 
 /** What becomes of single nodes whose operands have been visited; the others are made anew of their operands. */
 export interface Visitor {
-  int?(node: Int): Int;
-  float?(node: Float): Float;
+  readonly int?: (node: Int) => Int;
+  readonly float?: (node: Float) => Float;
 }
 
 /** A function that rebuilds expressions in a graph, each node once. */

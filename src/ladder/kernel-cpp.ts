@@ -245,15 +245,15 @@ static inline void w_values(const uint8_t* w, size_t values, float* out) { std::
 const DECODE = `
 static inline float product(const float* __restrict a, const float* __restrict w, size_t count) {
   float lanes[LANES] = {};
-  size_t k = 0;
-  for (; k + LANES <= count; k += LANES) {
+  const size_t whole = count / LANES * LANES;
+  for (size_t k = 0; k < whole; k += LANES) {
     for (size_t j = 0; j < LANES; j++) lanes[j] += a[k + j] * w[k + j];
   }
   for (size_t half = LANES / 2; half > 0; half /= 2) {
     for (size_t j = 0; j < half; j++) lanes[j] += lanes[j + half];
   }
   float sum = lanes[0];
-  for (; k < count; k++) sum += a[k] * w[k];
+  for (size_t k = whole; k < count; k++) sum += a[k] * w[k];
   return sum;
 }
 

@@ -7,8 +7,9 @@
 //   weights {low, high, planes, step, shift, least, most, group, scale, offset}: v from low to high is stored,
 //     q = step * v - shift = sum over planes of 2^p * (2 bit_p - 1), w = scale * q + offset, group values alike (null: all);
 //   activations: {kind: "integers"}, with the same fields, or {kind: "float", element, guarantee}: what they become first;
-//   layout: how a file's bytes become planes (a Packing), null for formats of whole matrices;
 //   outside: what the machine leaves to its surroundings, in order, each with what it rounds.
+// Beside it `layouts` says how a file's bytes become planes of weights, and bytes of activations that are integers, but for
+// formats of whole matrices, whose codes are taken out before.
 // Not here: the instructions and their semantics (src/lutcore), areas and energies (sim/).
 
 import type { CompileRequest, Manifest, ManifestGuarantee } from "./compile.ts";
@@ -44,17 +45,18 @@ export interface LmmaLowering {
   readonly activations:
     | ({ readonly kind: "integers" } & Omit<LmmaIntegers, "planes">)
     | { readonly kind: "float"; readonly element: string; readonly guarantee: "value" | "rounded" };
-  readonly layout: Packing | null;
   readonly exact_sums: { readonly i32: number; readonly f32: number } | null;
   readonly outside: readonly string[];
 }
 
 interface Lowered {
   readonly lowering: LmmaLowering;
+  readonly layouts: Manifest["layouts"];
   readonly guarantee: ManifestGuarantee;
   readonly proofs: Manifest["proofs"];
 }
 
+const WORD = 4;
 const NOWHERE = { file: "", start: 0, end: 0 };
 /** A format of whole matrices is looked at in its smallest shape, if that is no more than a kernel's tile. */
 const MAX_VALUES = 4096;
@@ -78,9 +80,13 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
   const count = (size: number, by: number): number => Math.ceil(size / by);
   const tiles = { m: count(m, tile.m), n: count(n, tile.n), k: count(k, tile.k) };
   const padded = { m: tiles.m * tile.m, n: tiles.n * tile.n, k: tiles.k * tile.k };
-  const type = weight.kind === "tensor" ? null : typeOf(weight);
-  const packing = type && packingOf(w, type, n, k, 4);
   const isWhole = activations.kind === "integers";
+  const layouts = {
+    ...(isWhole && "kind" in integers && activation.kind !== "tensor"
+      ? { activations: packingOf(integers, typeOf(activation)!, m, k, WORD) }
+      : {}),
+    ...(weight.kind === "tensor" ? {} : { weights: packingOf(w, typeOf(weight)!, n, k, WORD) }),
+  };
   const sums = isWhole && !("reason" in integers) ? exactSums(integers, w) : null;
   if (accumulate.kind === "int" && sums !== null && group > sums.i32)
     return { reason: `I32 holds ${sums.i32} products of these codes, and a group has ${group}; sum in F32` };
@@ -99,13 +105,13 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
     accumulate: multiply.accumulate.name,
     weights: { ...fieldsOf(w), planes: w.bits },
     activations,
-    layout: packing,
     exact_sums: sums,
     outside,
   };
   const kept = integersText(w);
   return {
     lowering,
+    layouts,
     proofs: [...proofs, ...structureProof(weight, w, request)],
     guarantee: {
       text: isWhole
@@ -198,7 +204,7 @@ function structureProof(from: Endpoint, { low, high }: IntegerOperand, request: 
 function fieldsOf(operand: IntegerOperand): Omit<LmmaIntegers, "planes"> {
   const { low, high, step, shift, least, most, group } = operand;
   // The terms as a packing spells them, whose shape they do not depend on.
-  const { scale, offset } = packingOf(operand, EMPTY, 1, 1, 4);
+  const { scale, offset } = packingOf(operand, EMPTY, 1, 1, WORD);
   return { low, high, step, shift, least, most, group, scale, offset };
 }
 

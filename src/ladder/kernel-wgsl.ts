@@ -56,7 +56,9 @@ export function wgslKernel(product: Product, bodies: Bodies): Kernel | { readonl
     const binding = bind(`${prefix}words`, role, side.bytes, { kind: "file", type: side.type.name });
     const emission = emit(side.type, { kind: "wgsl", prefix, group: 0, binding, columns: k });
     if (emission.kind === "refused") return emission.reason;
-    parts.push(emission.text, load4(prefix, k));
+    const { text, tables } = emission;
+    if (tables.length > 0) bind(`${prefix}tables`, "tables", tables.length * WORD, { kind: "words", words: tables });
+    parts.push(text, load4(prefix, k));
     return null;
   };
   const packed = (prefix: "a_" | "w_", side: Side, operand: IntegerOperand): void => {
@@ -83,7 +85,7 @@ export function wgslKernel(product: Product, bodies: Bodies): Kernel | { readonl
     }
     parts.push(`const ${prefix.toUpperCase()}OFFSET = ${packing.offset.length > 0};`);
     parts.push(operand.form === "planes" ? planeFunction(prefix, packing) : quadFunction(prefix, packing, operand));
-    if (operand.form === "planes") parts.push(constants({ PLANES: operand.bits, GROUP: operand.group ?? k }));
+    if (operand.form === "planes") parts.push(constants({ PLANES: operand.bits, SEGMENT: segmentOf(operand) }));
   };
 
   let reason: string | null = null;
@@ -128,25 +130,27 @@ function bodyText(bodies: Bodies, name: string): string {
 
 function bodyOf({ m, k, method }: Product, rows: number, piece: number): Body {
   const few = { workgroup: [64, 1, 1], tile: { m: rows, n: 4 } } as const;
-  // Of 64 lanes each sums its share, and then six halvings.
-  const shared = (step: number, each: number): number => Math.ceil(k / (64 * step)) * each + 6;
+  // Each of 16 lanes sums its share, and then come four halvings.
+  const shared = (step: number, each: number): number => Math.ceil(k / (16 * step)) * each + 4;
   switch (method.kind) {
     case "dot":
       // A piece's own sum is exact; three additions join its four terms.
       return { file: "dot", entry: "dot_product", ...few, additions: shared(piece, 1) + 3 };
-    case "lookup":
-      return {
-        file: "lookup",
-        entry: "lookup",
-        workgroup: [64, 1, 1],
-        tile: { m: 1, n: 256 },
-        // Three in a table's entry; then one for each plane of each table, and two for each group or chunk.
-        additions: 3 + Math.ceil(k / 4) * method.w.bits + 2 * (Math.ceil(k / (method.w.group ?? k)) + Math.ceil(k / 256)),
-      };
+    case "lookup": {
+      // Three in a table's entry; one for each table of a segment, for each plane, and two for each segment.
+      const segment = segmentOf(method.w);
+      const additions = 3 + segment / 4 + method.w.bits + 2 * Math.ceil(k / segment);
+      return { file: "lookup", entry: "lookup", workgroup: [64, 1, 1], tile: { m: 1, n: 64 }, additions };
+    }
     case "decode":
       if (m <= FEW_ROWS) return { file: "gemv", entry: "gemv", ...few, additions: shared(4, 4) };
-      return { file: "gemm", entry: "gemm", workgroup: [8, 8, 1], tile: { m: 32, n: 32 }, additions: k };
+      return { file: "gemm", entry: "gemm", workgroup: [8, 8, 1], tile: { m: 16, n: 32 }, additions: k };
   }
+}
+
+/** Values of a group whose bits of a plane lie in one word. */
+function segmentOf({ group }: IntegerOperand): number {
+  return group === null ? 32 : gcd(group, 32);
 }
 
 /** Values of k that both sides scale alike, as many as are summed at once; a multiple of 4, or 0 where there is none. */
@@ -219,7 +223,7 @@ function storing(
   m: number,
   n: number,
   accumulate: Element,
-  bind: (name: string, role: "out", bytes: number, layout: KernelBuffer["layout"]) => number,
+  bind: (name: string, role: KernelBuffer["role"], bytes: number, layout: KernelBuffer["layout"]) => number,
 ): readonly string[] {
   const perWord = 32 / out.bits;
   const words = Math.ceil(n / perWord);

@@ -36,13 +36,16 @@ export interface KernelBuffer {
   /** Of WGSL the binding in group 0; of C++ the place among the arguments. */
   readonly binding: number;
   readonly name: string;
-  readonly role: "activations" | "weights" | "out";
+  /** tables: constants of a decode, too many for the text. */
+  readonly role: "activations" | "weights" | "tables" | "out";
   readonly bytes: number;
   readonly layout:
     /** As files of the type have it, row by row. */
     | { readonly kind: "file"; readonly type: string }
     /** Codes, scales or offsets as the packing of that name says. */
     | { readonly kind: "packed"; readonly packing: string; readonly part: string }
+    /** Little-endian words of 32 bits. */
+    | { readonly kind: "words"; readonly words: readonly number[] }
     /** Elements, each row beginning at a multiple of row_bytes. */
     | { readonly kind: "rows"; readonly element: string; readonly row_bytes: number };
 }

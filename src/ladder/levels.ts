@@ -101,7 +101,7 @@ export function levelsOf(type: Type): LevelStructure | FloatStructure | NoStruct
 
   const split = splitScale(value, isFine);
   if (split === null) return none("it is no product of a scale and a level");
-  const joint = jointLevels(fine as readonly number[], atoms, split.level);
+  const joint = jointLevels(fine, atoms, split.level);
   if (typeof joint === "string") return none(joint);
 
   const groupSize = coarse.reduce((size, a) => gcd(size, atoms[a]!.period), blockSize);

@@ -3,7 +3,14 @@
 // spelled out; a type without one says why. Not here: texts that decode (emit.ts), what is done with the planes.
 
 import { provedStructure } from "./equation.ts";
-import { type Codes, type FloatField, type MappedCodes, type MappedStructure, type MappedTerm, mappedStructureOf } from "./layout.ts";
+import {
+  type Codes,
+  type FloatField,
+  type MappedCodes,
+  type MappedStructure,
+  type MappedTerm,
+  mappedStructureOf,
+} from "./layout.ts";
 import type { Type } from "./type.ts";
 
 /** value(i) = scale(g) * (number(code(i)) - zero) + offset(g), g = i div groupSize; exact while the stored floats are finite. */

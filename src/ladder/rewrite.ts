@@ -5,7 +5,8 @@
 // The tricks are folklore of fast decoders (Ladder's LOP3 decodes, ggml); the proofs are what makes them safe.
 
 import { elementKey } from "./form.ts";
-import { type Float, type Graph, type Int, integerOf, makeGraph, onWords, Refusal, type Test } from "./ir.ts";
+import { integerOf } from "./emit-lower.ts";
+import { type Float, type Graph, type Int, makeGraph, onWords, Refusal, type Test } from "./ir.ts";
 import { COMPARISON } from "./expr.ts";
 import { numbersOf } from "./range.ts";
 import type { Element, FloatElement } from "./type.ts";
@@ -186,7 +187,15 @@ const palette: Rewrite = {
     const words: number[] = Array.from({ length: Math.ceil((element.values.length * width) / 32) }, () => 0);
     for (const [k, x] of element.values.entries()) {
       const [word, shift] = [Math.floor((k * width) / 32), (k * width) % 32];
-      words[word] = onWords("|", words[word]!, onWords("<<", few.findIndex((y) => Object.is(x, y)), shift));
+      words[word] = onWords(
+        "|",
+        words[word]!,
+        onWords(
+          "<<",
+          few.findIndex((y) => Object.is(x, y)),
+          shift,
+        ),
+      );
     }
     const place = graph.plus(graph.times(code, graph.integer(element.lanes)), lane);
     const word = graph.word(words, graph.quotient(place, 32 / width));
@@ -345,18 +354,20 @@ export function magicNumber(graph: Graph, of: Int, kind: "single" | "half"): Flo
  * @param applied gets the name of every rewrite that was used
  */
 export function rewriteFor(graph: Graph, machine: Machine, applied: Set<string>): (node: Float) => Float {
+  const asFloat = (of: Int): Float => {
+    const magic = machine.magic && of.kind !== "integer" ? magicNumber(graph, of, "single") : null;
+    if (magic !== null) applied.add("integers by a magic number");
+    return magic ?? graph.convert(of);
+  };
   return (node) => {
-    if (node.kind === "convert" && machine.magic && node.of.kind !== "integer") {
-      const magic = magicNumber(graph, node.of, "single");
-      if (magic !== null) applied.add("integers by a magic number");
-      return magic ?? node;
-    }
+    if (node.kind === "convert") return asFloat(node.of);
     if (node.kind !== "element") return node;
     const { element, low, high, lane } = node;
-    if (element.kind === "int") return intOf(graph, element, low, high);
+    if (element.kind === "int") return intOf(graph, element, low, high, asFloat);
     for (const name of machine.prefers) {
       const rewrite = REWRITES.find((r) => r.name === name)!;
-      const made = proveRewrite(rewrite, element, machine).kind === "proved" ? rewrite.build(graph, element, low, lane) : null;
+      const made =
+        proveRewrite(rewrite, element, machine).kind === "proved" ? rewrite.build(graph, element, low, lane) : null;
       if (made === null) continue;
       applied.add(rewrite.name);
       return made;
@@ -371,8 +382,9 @@ function intOf(
   { flip, zero }: { readonly flip: number; readonly zero: number },
   low: Int,
   high: Int | null,
+  asFloat: (of: Int) => Float,
 ): Float {
-  if (high === null) return graph.convert(integerOf(graph, low, flip, zero));
+  if (high === null) return asFloat(integerOf(graph, low, flip, zero));
   const word = 2 ** 32;
   const above = integerOf(graph, high, Math.floor(flip / word), Math.floor(zero / word));
   const below = integerOf(graph, low, flip % word, zero % word);
@@ -420,7 +432,8 @@ function wideFloat(graph: Graph, element: FloatElement, low: Int, high: Int | nu
   if (special === "fn") x = graph.pickFloat(isTop, ifAll(nan, x), x);
   if (sign !== "yes") return x;
   const isNegative: Test = { operator: "==", left: wordAt(bits - 1, 1), right: integer(1) };
-  const negative = special === "fnuz" ? graph.pickFloat(isZero, ifAll(nan, graph.negate(x)), graph.negate(x)) : graph.negate(x);
+  const negative =
+    special === "fnuz" ? graph.pickFloat(isZero, ifAll(nan, graph.negate(x)), graph.negate(x)) : graph.negate(x);
   return graph.pickFloat(isNegative, negative, x);
 }
 

@@ -4,11 +4,11 @@
 import { describe, expect, test } from "vitest";
 
 import { type Manifest } from "../../src/ladder/compile.ts";
-import { bindTensor, smallestShape } from "../../src/ladder/tensor.ts";
+import { smallestShape } from "../../src/ladder/tensor.ts";
 import type { Program } from "../../src/ladder/type.ts";
 import { checker, lavapipe } from "../gpu.ts";
 import { testWith } from "../oracle/oracle.ts";
-import { type Asked, bodies, endOf, firstOff, kernelOf, operandOf, OWN, outputsOf, pack, referenceOf, uniform } from "./compiled.ts";
+import { type Asked, bodies, boundType, firstOff, kernelOf, operandOf, OWN, outputsOf, pack, referenceOf, uniform } from "./compiled.ts";
 import { programWith } from "./program.ts";
 
 const program: Program = programWith(OWN);
@@ -86,8 +86,8 @@ const RUNS: readonly Partial<Asked>[] = [
   { activation: "F32", weight: "Whole", m: 1, n: 9, k: 56, method: "lookup" },
   { activation: "F16", weight: "Q8_0", out: "F16", m: 3, n: 7, k: 64 },
   { activation: "F16", weight: "Q8_0", out: "BF16", m: 3, n: 7, k: 64 },
-  { activation: "F16", weight: "Q8_0", out: "E4M3FN", m: 3, n: 7, k: 64 },
-  { activation: "F32", weight: "Q8_0", out: "E5M2FNUZ", m: 9, n: 7, k: 64 },
+  { activation: "F16", weight: "Q4_0", out: "E4M3FN", m: 3, n: 7, k: 64 },
+  { activation: "F32", weight: "Q4_0", out: "E5M2FNUZ", m: 9, n: 7, k: 64 },
   { activation: "F16", weight: "Q4_0", accumulate: "F16", out: "F16", device: "webgpu_f16", m: 2, n: 6, k: 64 },
 ];
 
@@ -101,9 +101,9 @@ async function run(device: GPUDevice, text: string, manifest: Manifest, operands
   const made = buffers.map(({ role, bytes, layout }) => {
     const buffer = device.createBuffer({ size: bytes, usage });
     if (role === "out") return buffer;
-    let content = operands[role]!;
+    let content = layout.kind === "words" ? new Uint8Array(Uint32Array.from(layout.words).buffer) : operands[role]!;
     if (layout.kind === "packed") {
-      const packed = pack(layouts[role]!, content);
+      const packed = pack(layouts[role as "weights"]!, content);
       const part = layout.part === "codes" ? packed.codes : layout.part === "scales" ? packed.scales : packed.offsets;
       content = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
     }
@@ -142,7 +142,7 @@ describe("on lavapipe", () => {
       const { text, manifest } = kernelOf(program, asked);
       expect(manifest.method).toBe(method);
       const next = uniform(SEED + r);
-      const [a, w] = [boundType(activation, m, k), boundType(weight, n, k)];
+      const [a, w] = [boundType(program, activation, m, k), boundType(program, weight, n, k)];
       const operands = {
         activations: operandOf(a, (m * k) / a.blockSize, next),
         weights: operandOf(w, (n * k) / w.blockSize, next),
@@ -153,18 +153,9 @@ describe("on lavapipe", () => {
       const element = program.elements.get(out)!;
       const got = outputsOf(manifest, element, bytes);
       expect(firstOff(manifest, element, referenceOf(manifest, a, w, operands.activations, operands.weights), got), `seed ${SEED + r}`).toBeNull();
-      expect(got.some((x) => x !== 0)).toBe(true);
+      expect(got.filter((x) => x !== 0 && Number.isFinite(x)).length).toBeGreaterThan(got.length / 2);
       // Compilation of text that is not unrolled; ten times what it takes on an idle machine.
       expect(ms).toBeLessThan(10_000);
     });
   }
 });
-
-function boundType(name: string, rows: number, columns: number) {
-  const end = endOf(program, name);
-  if (end.kind === "type") return end.type;
-  if (end.kind === "element") throw new Error("an element has a type of its name");
-  const bound = bindTensor(end.tensor, end.storage, rows, columns);
-  if (bound.kind === "refused") throw new Error(bound.diagnostics[0]!.message);
-  return bound.type;
-}

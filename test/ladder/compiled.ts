@@ -8,6 +8,7 @@ import { compile, type CompileRequest, type Manifest } from "../../src/ladder/co
 import { encode } from "../../src/ladder/encode.ts";
 import { elementValue, fromNumber, toNumber } from "../../src/ladder/exact.ts";
 import type { Packing } from "../../src/ladder/packing.ts";
+import { bindTensor } from "../../src/ladder/tensor.ts";
 import type { Element, Endpoint, Program, Type } from "../../src/ladder/type.ts";
 
 const folder = new URL("../../shaders/", import.meta.url);
@@ -77,6 +78,16 @@ export function compiled(program: Program, asked: Asked): ReturnType<typeof comp
     },
     bodies,
   );
+}
+
+/** A format by name as a type for a matrix of that shape. */
+export function boundType(program: Program, name: string, rows: number, columns: number): Type {
+  const end = endOf(program, name);
+  if (end.kind === "type") return end.type;
+  if (end.kind === "element") throw new Error(`${name} is no format`);
+  const bound = bindTensor(end.tensor, end.storage, rows, columns);
+  if (bound.kind === "refused") throw new Error(bound.diagnostics[0]!.message);
+  return bound.type;
 }
 
 /** As compiled, which must succeed. */
@@ -282,7 +293,9 @@ export function firstOff({ gemm, guarantee }: Manifest, element: Element, { out,
   for (let at = 0; at < out.length; at++) {
     const off = guarantee.relative_error === 0 ? 0 : relative * magnitude[at]!;
     const [least, most] = [rounded(out[at]! - off), rounded(out[at]! + off)];
-    if (!(got[at]! >= least && got[at]! <= most))
+    // Beyond the largest number an element may have NaN alone.
+    const fits = Number.isNaN(got[at]) ? Number.isNaN(least) || Number.isNaN(most) : !(got[at]! < least || got[at]! > most);
+    if (!fits)
       return `output ${at} is ${got[at]}, and not ${out[at]} +- ${off}: ${least} to ${most}`;
   }
   return null;

@@ -67,16 +67,18 @@ export function allCodes(type: Type): Uint8Array | null {
 }
 
 /** Sum of the sizes of all that a value is put together from, which roundings are relative to. */
-function sizeOf(type: Type, value: Value, block: Uint8Array, i: number): number {
+function sizeOf(type: Type, value: Value, block: Uint8Array, i: number, most: number): number {
   switch (value.kind) {
     case "binary": {
-      const [left, right] = [value.left, value.right].map((part) => sizeOf(type, part, block, i));
+      const [left, right] = [value.left, value.right].map((part) => sizeOf(type, part, block, i, most));
+      // What overflows on the way makes infinities, of which nothing can be said.
+      if (left! > most || right! > most) return Number.POSITIVE_INFINITY;
       return value.operator === "*" ? left! * right! : left! + right!;
     }
     case "negate":
-      return sizeOf(type, value.operand, block, i);
+      return sizeOf(type, value.operand, block, i, most);
     case "choose":
-      return sizeOf(type, conditionAt(value.condition, i, block) ? value.yes : value.no, block, i);
+      return sizeOf(type, conditionAt(value.condition, i, block) ? value.yes : value.no, block, i, most);
     default: {
       // An integer of 64 bits is put together from two words, the upper one with the sign.
       const words = value.kind === "element" && value.field.element.bits > 32 ? 2 ** 33 : 0;
@@ -108,11 +110,11 @@ export function firstWrong(
     if (Object.is(wanted, x) || (isZero(wanted) && isZero(x))) continue;
     if (kind === "rounded") {
       const [block, i] = [Math.floor(n / type.blockSize) * type.blockBytes, n % type.blockSize];
-      const size = sizeOf(type, type.value, bytes.subarray(block, block + type.blockBytes), i);
+      const most = precision === "f32" ? 2 ** 127 : 2 ** 1023;
+      const size = sizeOf(type, type.value, bytes.subarray(block, block + type.blockBytes), i, most);
       const least = precision === "f32" ? 2 ** -149 : 2 ** -1074;
       const allowed = roundings * (unit * size * (1 + 2 * roundings * unit) + least);
-      // Parts beyond the largest number make infinities of which nothing can be said.
-      if (!Number.isFinite(size) || size > (precision === "f32" ? 2 ** 127 : 2 ** 1023)) continue;
+      if (!Number.isFinite(size) || size > most) continue;
       if (Math.abs(x - expected[n]!) <= allowed) continue;
     }
     return `value ${n}: ${x}, and not ${wanted}`;

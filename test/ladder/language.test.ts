@@ -438,7 +438,7 @@ describe("claims, devices and signatures", () => {
     ],
     [
       "device D { memory m(granularity: 4) memori x(granularity: 4) }",
-      '4:37: error[unknown-name]: a device says memory, native, multiply, lookup, caveat, not memori\n= did you mean "memory"?',
+      '4:37: error[unknown-name]: a device says memory, native, multiply, lookup, operate, cores, caveat, not memori\n= did you mean "memory"?',
     ],
     [
       "device D { memory (granularity: 4) memory m(granularity: 0) }",

@@ -15,6 +15,7 @@ import {
   type Structure,
   structureOf,
 } from "../../src/ladder/layout.ts";
+import { levelsOf, type LevelStructure } from "../../src/ladder/levels.ts";
 import type { FloatElement, Type } from "../../src/ladder/type.ts";
 import { blockOf, oddTypes, programWith, typeNamed } from "./program.ts";
 
@@ -176,6 +177,90 @@ test.each(tabled)("$name: with the tables, the same equation holds exactly", ({ 
     }),
   );
 });
+
+// --- levels: values that several codes make together -----------------------------------------------------------------
+
+const leveled = [...program.types.values()].flatMap((type) => {
+  const structure = levelsOf(type);
+  return structure.kind === "levels" ? [{ name: type.name, type, structure }] : [];
+});
+
+function levelValue(
+  { parts, order, levels, numbers, groupSize, ...terms }: LevelStructure,
+  block: Uint8Array,
+  i: number,
+): Exact {
+  const digit = ({ codes, lanes, lane, digits }: LevelStructure["parts"][number]): number => {
+    const place = Number(codeAt(codes, block, i)) * lanes + (lane?.[i] ?? 0);
+    return digits === null ? place : digits[place]!;
+  };
+  const level = fromNumber(levels[order[parts.reduce((sum, part) => sum + digit(part), 0)]!]!);
+  const group = numbers.map(({ codes, stands }): Exact => {
+    const code = codeAt(codes, block, Math.floor(i / groupSize));
+    if (stands.kind === "integer") return exactNumber(code);
+    if (stands.kind === "table") return fromNumber(stands.numbers[Number(code)]!);
+    const size = stands.format === "f32" ? 4 : 2;
+    const bytes = Uint8Array.from({ length: size }, (_, b) => Number((code >> BigInt(8 * b)) & 255n));
+    return fieldValue({ format: stands.format, byte: 0 }, bytes);
+  });
+  const sumOf = (products: LevelStructure["scale"]): Exact =>
+    products
+      .map(({ constant, factors }) => factors.reduce((x, f) => multiply(x, group[f]!), exactly(constant)))
+      .reduce(add);
+  const product = multiply(sumOf(terms.scale), level);
+  return terms.offset.length === 0 ? product : add(product, sumOf(terms.offset));
+}
+
+test("all types of the library but wide numbers have levels, and each has as few as there are", () => {
+  const without = [...programWith().types.values()].filter((type) => levelsOf(type).kind === "none");
+  expect(without.map(({ name }) => name).join(" ")).toBe("F64 U16 U32 I16 I32 I64 Posit16");
+  const counts = Object.fromEntries(leveled.map(({ name, structure }) => [name, structure.levels.length]));
+  expect(counts).toMatchObject({ TQ1_0: 3, IQ1_S: 3, IQ1_M: 6, IQ2_XXS: 6, IQ3_XXS: 16, IQ3_S: 16, E4M3FN: 255 });
+});
+
+test.each(leveled)(
+  "$name: scale(g) * level(i) + offset(g) is the value, exactly, NaN and infinities too",
+  ({ type, structure }) => {
+    const blocks = structure.blockSize / type.blockSize;
+    expect([structure.blockSize % 16, structure.groupSize % 16, structure.blockBytes]).toEqual([
+      0,
+      0,
+      blocks * type.blockBytes,
+    ]);
+    const several = { ...type, blockBytes: structure.blockBytes };
+    fc.assert(
+      fc.property(blockOf(several), fc.nat(structure.blockSize - 1), (bytes, i) => {
+        const own = bytes.subarray(Math.floor(i / type.blockSize) * type.blockBytes);
+        const expected = exactValue(type, own, i % type.blockSize);
+        const got = levelValue(structure, bytes, i);
+        // Scales that are no numbers may meet a zero in one form and not in the other.
+        const isPlain = structure.numbers.every(({ stands }) => stands.kind !== "float");
+        fc.pre(isPlain || (expected.kind === "finite" && got.kind === "finite"));
+        expect(got.kind).toBe(expected.kind);
+        expect(add(unsignedZero(got), negate(unsignedZero(expected)))).toEqual(
+          expected.kind === "finite" ? exactNumber(0n) : { kind: "nan" },
+        );
+      }),
+    );
+  },
+);
+
+test.each(["E4M3FN", "E5M2", "Posit8", "OCP_MXFP8_E4M3", "OCP_MXFP6_E3M2", "IQ4_NL", "TQ1_0"])(
+  "%s: every code of every part has its level",
+  (name) => {
+    const { type, structure } = leveled.find((entry) => entry.name === name)!;
+    const block = new Uint8Array(structure.blockBytes).fill(0x38);
+    for (let code = 0; code < 256; code++) {
+      block.fill(code, type.blockSize === 1 ? 0 : 2);
+      for (let i = 0; i < structure.blockSize; i++) {
+        const own = block.subarray(Math.floor(i / type.blockSize) * type.blockBytes);
+        const expected = exactValue(type, own, i % type.blockSize);
+        if (expected.kind !== "finite") expect(levelValue(structure, block, i).kind).toBe(expected.kind);
+        else expect(unsignedZero(levelValue(structure, block, i))).toEqual(unsignedZero(expected));
+      }
+    }
+  },
+);
 
 test("the structures of the built-in types read as written down", async () => {
   const builtin = [...programWith().types.values()];

@@ -4,10 +4,12 @@
 import { spawnSync } from "node:child_process";
 import process from "node:process";
 
-import { describe, expect } from "vitest";
+import { describe, expect, vi } from "vitest";
 
 import { testWith } from "../oracle/oracle.ts";
 import { build, type Toolchain, usable } from "./build.ts";
+
+vi.setConfig({ testTimeout: 400_000 }); // compilers are slow where cores are few and busy
 
 /** The longest that all parts may take on a machine that is busy with something else. */
 const LIMIT_MS = 300_000;
