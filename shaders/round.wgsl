@@ -1,5 +1,6 @@
 // F32 to the code of a narrower float, to the nearest, ties to even, in integers alone: what an adapter does with
-// subnormals, NaN and infinity in floats does not matter here. The same as encode in src/ladder/encode.ts.
+// subnormals, NaN and infinity in floats does not matter here. The same as encode in src/ladder/encode.ts, but that
+// NaN is the quiet one.
 // Needs the round part of the prelude.
 
 fn round_out(x: f32) -> u32 {

@@ -35,7 +35,9 @@ export function lavapipe(): Promise<GPUDevice | Unavailable> {
 function openLavapipe(): Promise<GPUDevice | Unavailable> {
   const file = [`${LAVAPIPE}/lvp_icd.json`, `${LAVAPIPE}/lvp_icd.x86_64.json`].find((path) => existsSync(path));
   if (file === undefined)
-    return Promise.resolve({ unavailable: `no lavapipe in ${LAVAPIPE}: apt-get install mesa-vulkan-drivers libvulkan1` });
+    return Promise.resolve({
+      unavailable: `no lavapipe in ${LAVAPIPE}: apt-get install mesa-vulkan-drivers libvulkan1`,
+    });
   process.env["VK_DRIVER_FILES"] = file;
   process.env["XDG_RUNTIME_DIR"] ??= mkdtempSync(join(tmpdir(), "lutra-xdg-"));
   return deviceOf(["adapter=llvmpipe"]);
@@ -52,4 +54,17 @@ async function deviceOf(options: string[]): Promise<GPUDevice | Unavailable> {
   } catch (error) {
     return { unavailable: String(error) };
   }
+}
+
+/** What is wrong with a module and the pipeline of one of its entry points. */
+export async function errorsOf(device: GPUDevice, text: string, entry: string): Promise<readonly string[]> {
+  device.pushErrorScope("validation");
+  const module = device.createShaderModule({ code: text });
+  const { messages } = await module.getCompilationInfo();
+  await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: entry } }).catch(() => null);
+  const error = await device.popErrorScope();
+  const found = messages
+    .filter(({ type }) => type === "error")
+    .map(({ lineNum, message }) => `line ${lineNum}: ${message}`);
+  return error === null ? found : [...found, error.message];
 }

@@ -100,7 +100,7 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
       k: values.k,
       target,
       device: named("device", values.device ?? DEVICES[target], program.devices),
-      method: values.method === "auto" ? null : (values.method as Exclude<typeof values.method, "auto"> as Manifest["method"]),
+      method: values.method === "auto" ? null : (values.method as Manifest["method"]),
       program,
     },
     shaderTexts(),
@@ -118,7 +118,14 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
   const written = [...compiled.files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }];
   for (const { name, text } of written) write(join(values.output, name), text, path === undefined ? [] : [path]);
   if (values.json) printJson(manifest);
-  else process.stdout.write(summary(manifest, values.output, written.map(({ name }) => name)));
+  else
+    process.stdout.write(
+      summary(
+        manifest,
+        values.output,
+        written.map(({ name }) => name),
+      ),
+    );
   return 0;
 }
 
@@ -135,7 +142,10 @@ function makeFolder(path: string): void {
     mkdirSync(path, { recursive: true });
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
-    const why = code === "EEXIST" || code === "ENOTDIR" ? "there is a file of that name; name a folder" : `no folder can be made there (${code})`;
+    const why =
+      code === "EEXIST" || code === "ENOTDIR"
+        ? "there is a file of that name; name a folder"
+        : `no folder can be made there (${code})`;
     throw new FileError(`${path}: ${why}`, { cause: error });
   }
 }
@@ -152,11 +162,17 @@ function write(path: string, text: string, inputs: readonly string[]): void {
 }
 
 /** What has been compiled, for people. */
-function summary({ gemm, method, schedule, guarantee, sizes, proofs }: Manifest, folder: string, names: readonly string[]): string {
+function summary(
+  { gemm, method, schedule, guarantee, sizes, proofs }: Manifest,
+  folder: string,
+  names: readonly string[],
+): string {
   const { activation, weight, accumulate, out, m, n, k } = gemm;
   const plan = schedule === null ? "" : ` (${schedule.name}; about ${(schedule.time_ns / 1000).toFixed(1)} us)`;
   const error =
-    guarantee.relative_error === 0 ? "exact" : `error at most ${guarantee.relative_error.toExponential(1)} of ${guarantee.magnitude}`;
+    guarantee.relative_error === 0
+      ? "exact"
+      : `error at most ${guarantee.relative_error.toExponential(1)} of ${guarantee.magnitude}`;
   const lines = [
     `out(${m},${n}) in ${out} = ${activation}(${m},${k}) . ${weight}(${n},${k})^T, summed in ${accumulate}`,
     `method ${method}${plan}`,

@@ -2,6 +2,7 @@
 // and the runs by which the bits of an atom are gathered. What layout.ts and levels.ts derive their structures from.
 // Not here: which polynomials are of use to whom.
 
+import { gcd } from "./divisor.ts";
 import { add, elementValue, type Exact, exactNumber, multiply, negate, toNumber } from "./exact.ts";
 import { bitsAt, elementBits, indexAt, readsData } from "./expr.ts";
 import type { Bits, Element, FloatElement, Type, Value } from "./type.ts";
@@ -292,10 +293,6 @@ function periodOf(places: readonly string[]): number {
   let period = places.length;
   for (let i = 1; i < places.length; i++) if (places[i] !== places[i - 1]) period = gcd(period, i);
   return period;
-}
-
-export function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** a / b where that is exactly a double, else null. */

@@ -10,12 +10,12 @@ import { endpointName, typeOf } from "./endpoint.ts";
 import type { Kernel, KernelBuffer, Method, Product, Side } from "./kernel.ts";
 import { cppKernel } from "./kernel-cpp.ts";
 import { type LmmaLowering, lmmaLowering } from "./kernel-lmma.ts";
-import { type Bodies, pieceOf, wgslKernel } from "./kernel-wgsl.ts";
+import { type Bodies, dotPiece, wgslKernel } from "./kernel-wgsl.ts";
 import { exactSums, integerOperand, type IntegerOperand, type Packing } from "./packing.ts";
-import { type Proof, prove } from "./prove.ts";
+import { proofOf, type ShownProof, structureProof } from "./rests.ts";
 import { schedule } from "./schedule.ts";
 import { bindTensor } from "./tensor.ts";
-import type { Claim, DeviceModel, Element, Endpoint, IntElement, Program } from "./type.ts";
+import type { DeviceModel, Element, Endpoint, Program } from "./type.ts";
 
 export type CompileTarget = "wgsl" | "cpu" | "lmma";
 export type MethodName = Method["kind"];
@@ -63,9 +63,14 @@ export interface Manifest {
   /** Workgroups and their lanes, in x, y, z; null where nothing is dispatched. */
   readonly dispatch: Kernel["dispatch"];
   readonly entry_points: readonly string[];
-  readonly sizes: { readonly activations: number; readonly weights: number; readonly out: number; readonly scratch: number };
+  readonly sizes: {
+    readonly activations: number;
+    readonly weights: number;
+    readonly out: number;
+    readonly scratch: number;
+  };
   readonly lmma: LmmaLowering | null;
-  readonly proofs: readonly Pick<Proof, "id" | "claim" | "method">[];
+  readonly proofs: readonly ShownProof[];
 }
 
 /**
@@ -87,14 +92,17 @@ export interface ManifestGuarantee {
 }
 
 export type Compiled =
-  | { readonly kind: "compiled"; readonly files: readonly { readonly name: string; readonly text: string }[]; readonly manifest: Manifest }
+  | {
+      readonly kind: "compiled";
+      readonly files: readonly { readonly name: string; readonly text: string }[];
+      readonly manifest: Manifest;
+    }
   | { readonly kind: "refused"; readonly reason: string };
 
 const SIGNATURE = "out(m,n) = a(m,k) . w(n,k)^T, row-major";
 const ROUNDOFF: Readonly<Record<string, number>> = { F32: 2 ** -24, F16: 2 ** -11 };
 /** The largest offsets of 32-bit indices into values. */
 const MAX_VALUES = 2 ** 32 - 1;
-const NOWHERE = { file: "", start: 0, end: 0 };
 
 /**
  * Compiles a product.
@@ -177,7 +185,8 @@ function outReason(out: Element, accumulate: Element): string | null {
   if (out.kind !== "float") return `${out.name} is no float; ${stored}`;
   const { bits, sign, subnormals, exponent, mantissa, bias } = out;
   const isSingle = bits === 32 && exponent === 8 && mantissa === 23 && bias === 127 && out.special === "ieee";
-  const isNarrow = (bits === 8 || bits === 16) && sign === "yes" && subnormals === "yes" && exponent <= 8 && bias <= 127;
+  const isNarrow =
+    (bits === 8 || bits === 16) && sign === "yes" && subnormals === "yes" && exponent <= 8 && bias <= 127;
   return isSingle || isNarrow ? null : `there is no rounding to ${out.name}; ${stored}`;
 }
 
@@ -186,18 +195,23 @@ function sideOf(end: Endpoint, rows: number, k: number, role: string): Side | { 
   const name = endpointName(end);
   if (end.kind === "tensor") {
     const bound = bindTensor(end.tensor, end.storage, rows, k);
-    if (bound.kind === "refused") return { reason: `${role}: ${bound.diagnostics[0]?.message ?? `${name} has no such shape`}` };
+    if (bound.kind === "refused")
+      return { reason: `${role}: ${bound.diagnostics[0]?.message ?? `${name} has no such shape`}` };
     const { type } = bound;
     return { type, rows, bytes: type.blockBytes };
   }
   if (end.kind === "element" && end.element.bits % 8 !== 0)
-    return { reason: `${role}: ${name} has ${end.element.bits} bits, and operands are whole bytes; a block of several has` };
+    return {
+      reason: `${role}: ${name} has ${end.element.bits} bits, and operands are whole bytes; a block of several has`,
+    };
   const type = typeOf(end)!;
   const { blockSize } = type;
   if (k % blockSize !== 0) {
     const below = Math.floor(k / blockSize) * blockSize;
     const near = below === 0 ? `${blockSize} would be` : `${below} and ${below + blockSize} would be`;
-    return { reason: `${role}: k of ${k} is no whole number of the ${blockSize} values of a block of ${name}; ${near}` };
+    return {
+      reason: `${role}: k of ${k} is no whole number of the ${blockSize} values of a block of ${name}; ${near}`,
+    };
   }
   const bytes = ((rows * k) / blockSize) * type.blockBytes;
   return { type, rows, bytes };
@@ -210,7 +224,10 @@ interface Plan {
 }
 
 /** Methods in the order in which they are tried, and the plans that put them there. */
-function candidates(request: CompileRequest): { readonly methods: readonly MethodName[]; readonly plans: readonly Plan[] } {
+function candidates(request: CompileRequest): {
+  readonly methods: readonly MethodName[];
+  readonly plans: readonly Plan[];
+} {
   if (request.method !== null) return { methods: [request.method], plans: [] };
   const { program, device } = request;
   const found = schedule({ ...request, accept: "exact" }, device, conversionGraph(program));
@@ -230,7 +247,8 @@ function methodOf(
   const isWhole = accumulate.kind === "int";
   const instead = "sum in F32";
   if (name === "decode") {
-    if (isWhole) return { reason: "decoded values are floats, and I32 sums integers; sum in F32, or take the method dot" };
+    if (isWhole)
+      return { reason: "decoded values are floats, and I32 sums integers; sum in F32, or take the method dot" };
     return { kind: "decode" };
   }
   const k = w.bytes === 0 ? 0 : columnsOf(w);
@@ -251,22 +269,29 @@ function methodOf(
     if ("reason" in codes) return codes;
     const group = codes.group ?? k;
     if (group % 4 !== 0 || k % 4 !== 0)
-      return { reason: `a table stands for 4 activations, and ${w.type.name} has groups of ${group}; the method decode takes any` };
+      return {
+        reason: `a table stands for 4 activations, and ${w.type.name} has groups of ${group}; the method decode takes any`,
+      };
     return { kind: "lookup", w: codes };
   }
   const codes = operand(w, "bytes");
   if ("reason" in codes) return codes;
   const other = operand(a, "bytes");
   if ("reason" in other) return other;
-  if (target === "wgsl" && pieceOf(k, other, codes) === 0)
-    return { reason: `four codes are multiplied at once, and k of ${k} has no pieces of 4 with the same scales; the method decode takes any` };
+  if (target === "wgsl" && dotPiece(k, other, codes) === 0)
+    return {
+      reason: `four codes are multiplied at once, and k of ${k} has no pieces of 4 with the same scales; the method decode takes any`,
+    };
   if (accumulate.name === "F16") return { reason: "the method dot sums in I32 or F32; decode sums in F16 too" };
   if (!isWhole) return { kind: "dot", a: other, w: codes };
   const scaled = [a, w].find((_, s) => !isPlain([other, codes][s]!));
   if (out.kind === "int" && scaled !== undefined)
-    return { reason: `the scales of ${scaled.type.name} are no part of a sum in I32; ${instead}, whose pieces are summed in I32 all the same` };
+    return {
+      reason: `the scales of ${scaled.type.name} are no part of a sum in I32; ${instead}, whose pieces are summed in I32 all the same`,
+    };
   const { i32 } = exactSums(other, codes);
-  if (k > i32) return { reason: `I32 holds ${i32} products of ${a.type.name} and ${w.type.name}, and k is ${k}; ${instead}` };
+  if (k > i32)
+    return { reason: `I32 holds ${i32} products of ${a.type.name} and ${w.type.name}, and k is ${k}; ${instead}` };
   return { kind: "dot", a: other, w: codes };
 }
 
@@ -297,7 +322,10 @@ function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuara
     const guarantee = guaranteeOf(type, "f32");
     return { text: `${type.name}: ${guaranteeText(guarantee)}${caveat(guarantee)}`, roundings: guarantee.roundings };
   };
-  const packed = ({ type }: Side, { group, least, most }: IntegerOperand): { readonly text: string; readonly roundings: number } => ({
+  const packed = (
+    { type }: Side,
+    { group, least, most }: IntegerOperand,
+  ): { readonly text: string; readonly roundings: number } => ({
     text: `${type.name}: integer codes ${least} to ${most}, exact; ${group === null ? "a constant scale" : `scales of ${group} values, the nearest f32`}`,
     roundings: 1,
   });
@@ -338,7 +366,16 @@ function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuara
       const own = 4;
       const text = `integer codes are multiplied and summed in I32, exactly, as far as scales are the same; sums are scaled and added in F32`;
       const magnitude = "sum over k of (|s_a q_a| + |o_a|) (|s_w q_w| + |o_w|)";
-      return { ...shared, unit_roundoff: 2 ** -24, text, activations: left.text, weights: right.text, roundings: own, own, magnitude };
+      return {
+        ...shared,
+        unit_roundoff: 2 ** -24,
+        text,
+        activations: left.text,
+        weights: right.text,
+        roundings: own,
+        own,
+        magnitude,
+      };
     }
     case "lookup": {
       const [left, right] = [side(a), packed(w, method.w)];
@@ -355,36 +392,17 @@ function caveat({ subnormals, special }: Guarantee): string {
   return some.length === 0 ? "" : `; ${some.join(", ")} may arise`;
 }
 
-/** The proofs of what the kernel relies on; what no claim states is in the guarantee alone. */
+/** The proofs of what the kernel rests on; what no claim states is in the guarantee alone. */
 function proofsOf({ activation, weight, program }: CompileRequest, { a, w, method }: Product): Manifest["proofs"] {
   const single = program.elements.get("F32");
-  const proofs = new Map<string, Pick<Proof, "id" | "claim" | "method">>();
-  const add = (from: Endpoint, to: Element, guarantee: Claim["guarantee"]): void => {
-    const claim: Claim = { from, to: { kind: "element", element: to }, guarantee, domain: [], by: null, span: NOWHERE };
-    const found = prove(claim, program);
-    if (found.kind !== "proof") return;
-    const { id, claim: text, method: how } = found;
-    proofs.set(id, { id, claim: text, method: how });
+  const decodes = (from: Endpoint, { type }: Side): readonly ShownProof[] => {
+    const guarantee = guaranteeOf(type, "f32").kind === "exact" ? "value" : "rounded";
+    return (single && proofOf(from, single, guarantee, program)) ?? [];
   };
-  const decodes = (from: Endpoint, { type }: Side): void => {
-    if (single === undefined || (from.kind !== "tensor" && endpointName(from) === single.name)) return;
-    add(from, single, guaranteeOf(type, "f32").kind === "exact" ? "value" : "rounded");
-  };
-  const integers = (from: Endpoint, { low: first, high: last, step, shift, least, most }: IntegerOperand): void => {
-    if (from.kind === "element") return;
-    // What is multiplied, where that is what is stored but for a zero point.
-    const [low, high] = step === 1 && least === first - shift ? [least, most] : [first, last];
-    let bits = 1;
-    while (low < 0 ? low < -(2 ** (bits - 1)) || high >= 2 ** (bits - 1) : high >= 2 ** bits) bits++;
-    const zero = low < 0 ? 2 ** (bits - 1) : 0;
-    const to: IntElement = { kind: "int", name: `${low < 0 ? "I" : "U"}${bits}`, bits, flip: zero, zero };
-    add(from, to, "structure");
-  };
-  if (method.kind === "dot") integers(activation, method.a);
-  else decodes(activation, a);
-  if (method.kind !== "decode") integers(weight, method.w);
-  else decodes(weight, w);
-  return [...proofs.values()];
+  const left = method.kind === "dot" ? structureProof(activation, method.a, program) : decodes(activation, a);
+  const right = method.kind === "decode" ? decodes(weight, w) : structureProof(weight, method.w, program);
+  // Both sides may be of one format.
+  return [...new Map([...left, ...right].map((proof) => [proof.id, proof])).values()];
 }
 
 // --- the manifest ---------------------------------------------------------------------------------------------------
@@ -432,15 +450,24 @@ function manifestOf(
   };
 }
 
-function aboutOf({ activation, weight, accumulate, out, m, n, k }: CompileRequest, method: Method, text: string): readonly string[] {
+function aboutOf(
+  { activation, weight, accumulate, out, m, n, k }: CompileRequest,
+  method: Method,
+  text: string,
+): readonly string[] {
   const names = `${endpointName(activation)}, w ${endpointName(weight)}, sums ${accumulate.name}, out ${out.name}`;
-  return [`out(m, n) = a(m, k) . w(n, k)^T, m ${m}, n ${n}, k ${k}: a ${names}; method ${method.kind}.`, `${text[0]!.toUpperCase()}${text.slice(1)}.`];
+  return [
+    `out(m, n) = a(m, k) . w(n, k)^T, m ${m}, n ${n}, k ${k}: a ${names}; method ${method.kind}.`,
+    `${text[0]!.toUpperCase()}${text.slice(1)}.`,
+  ];
 }
 
 /** A name that C++ allows, and no other product has. */
 function nameOf({ activation, weight, accumulate, out, m, n, k }: CompileRequest, method: Method): string {
   const types = [activation, weight].map(endpointName).join("_");
-  return `gemm_${types}_${accumulate.name}_${out.name}_${m}x${n}x${k}_${method.kind}`.replaceAll(/\W/g, "_").toLowerCase();
+  return `gemm_${types}_${accumulate.name}_${out.name}_${m}x${n}x${k}_${method.kind}`
+    .replaceAll(/\W/g, "_")
+    .toLowerCase();
 }
 
 // --- lmma -----------------------------------------------------------------------------------------------------------

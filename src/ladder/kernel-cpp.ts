@@ -8,7 +8,7 @@ import { emit } from "./emit.ts";
 import type { Kernel, KernelBuffer, Product, Side } from "./kernel.ts";
 import { limitsOf } from "./kernel-wgsl.ts";
 import type { Run } from "./layout.ts";
-import { type IntegerOperand, type Packing, packingOf } from "./packing.ts";
+import { type IntegerOperand, type Packing, packingOf, pieceOf } from "./packing.ts";
 import type { Element } from "./type.ts";
 
 /** Values of a row of w that are decoded before they are multiplied: they stay in the first cache. */
@@ -39,7 +39,13 @@ export function cppKernel(
     `using Sum = ${sum};`,
   ];
   const outBytes = (n * out.bits) / 8;
-  const buffer = (binding: number, of: string, role: KernelBuffer["role"], bytes: number, layout: KernelBuffer["layout"]): KernelBuffer => ({
+  const buffer = (
+    binding: number,
+    of: string,
+    role: KernelBuffer["role"],
+    bytes: number,
+    layout: KernelBuffer["layout"],
+  ): KernelBuffer => ({
     binding,
     name: of,
     role,
@@ -56,12 +62,12 @@ export function cppKernel(
   };
 
   if (method.kind === "dot") {
-    const piece = pieceOf(k, method.a, method.w);
+    const piece = pieceOf(k, LONGEST_PIECE, 1, [method.a, method.w]);
     const packings = {
       activations: packingOf(method.a, a.type, m, k, STRIDE),
       weights: packingOf(method.w, w.type, n, k, STRIDE),
     };
-    parts.push(PACKING, side("a", packings.activations, method.a), side("w", packings.weights, method.w));
+    parts.push(PACKING, operandText("a", packings.activations, method.a), operandText("w", packings.weights, method.w));
     parts.push(`static constexpr size_t PIECE = ${piece};`, scaledFunction(accumulate, method.a, method.w), DOT);
     const sizes = partSizes(packings.weights);
     const packed = buffer(1, "w", "weights", sizes.codes + sizes.scales + sizes.offsets, {
@@ -96,7 +102,10 @@ export function cppKernel(
     `static constexpr size_t W_VALUES = ${values}, W_BYTES = ${bytes}, CHUNK = ${chunk}, LANES = ${LANES};`,
   );
   if (isMatrix) parts.push(LOAD);
-  else parts.push("static inline void w_values(const uint8_t* w, size_t blocks, float* out) { w_decode(w, blocks, out); }");
+  else
+    parts.push(
+      "static inline void w_values(const uint8_t* w, size_t blocks, float* out) { w_decode(w, blocks, out); }",
+    );
   parts.push(DECODE);
   const weights = isMatrix
     ? buffer(1, "w", "weights", 4 * n * k, { kind: "rows", element: "F32", row_bytes: 4 * k })
@@ -109,17 +118,6 @@ export function cppKernel(
     additions: Math.ceil(k / chunk) * (1 + Math.ceil(chunk / LANES) + Math.log2(LANES) + (chunk % LANES)),
     scratch: 4 * (m * k + chunk),
   });
-}
-
-function pieceOf(k: number, ...sides: readonly IntegerOperand[]): number {
-  const common = sides.reduce((size, { group }) => gcd(size, group ?? k), k);
-  let piece = Math.min(LONGEST_PIECE, common);
-  while (common % piece !== 0) piece--;
-  return piece;
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** Bytes of the parts of a packed operand, as the text below lays them out. */
@@ -147,11 +145,11 @@ function runText({ first, count, bit, step, width, shift }: Run): string {
 }
 
 /** One operand's packing as constants: tables of runs, maps and terms, which the body below walks. */
-function side(prefix: string, packing: Packing, { step, least }: IntegerOperand): string {
+function operandText(prefix: string, packing: Packing, { step, least }: IntegerOperand): string {
   const { codes, scale, offset } = packing;
   const lines: string[] = [];
   let tables = 0;
-  const codesText = (of: Packing["codes"]): string => {
+  const codesText = (of: Packing["codes"] | NonNullable<Packing["scale"][number]["codes"]>): string => {
     const name = `${prefix}_table${tables++}`;
     lines.push(`static const Run ${name}_runs[] = {${of.runs.map(runText).join(", ")}};`);
     if (of.map !== null) lines.push(`static const double ${name}_map[] = {${of.map.map(double).join(", ")}};`);
@@ -160,26 +158,39 @@ function side(prefix: string, packing: Packing, { step, least }: IntegerOperand)
   const termsText = (name: string, terms: Packing["scale"]): string => {
     const items = terms.map(({ constant, fields, codes: of }) => {
       const kinds = { f16: 0, bf16: 1, f32: 2 };
-      const list = Array.from({ length: 3 }, (_, f) => fields[f]).map((f) => (f ? `{${kinds[f.format]}, ${f.byte}}` : "{0, 0}"));
+      const list = Array.from({ length: 3 }, (_, f) => fields[f]).map((f) =>
+        f ? `{${kinds[f.format]}, ${f.byte}}` : "{0, 0}",
+      );
       const own = of === null ? "{nullptr, 0, 0u, nullptr}" : codesText(of);
       return `{${double(constant)}, {${list.join(", ")}}, ${fields.length}, ${own}, ${double(of?.bias ?? 0)}}`;
     });
     // An array has at least one entry.
-    lines.push(`static const Term ${prefix}_${name}[] = {${items.join(", ") || "{0.0, {{0, 0}, {0, 0}, {0, 0}}, 0, {nullptr, 0, 0u, nullptr}, 0.0}"}};`);
+    lines.push(
+      `static const Term ${prefix}_${name}[] = {${items.join(", ") || "{0.0, {{0, 0}, {0, 0}, {0, 0}}, 0, {nullptr, 0, 0u, nullptr}, 0.0}"}};`,
+    );
     return `${prefix}_${name}, ${terms.length}`;
   };
   const main = codesText(codes);
   const [scales, offsets] = [termsText("scales", scale), termsText("offsets", offset)];
   const numbers = [packing.rows, packing.block_values, packing.block_bytes].join(", ");
-  const order = [packing.times, packing.subtract, packing.width, packing.width === 8 ? 1 : step, packing.width === 8 ? 0 : least];
+  const order = [
+    packing.times,
+    packing.subtract,
+    packing.width,
+    packing.width === 8 ? 1 : step,
+    packing.width === 8 ? 0 : least,
+  ];
   const { units_per_row, group_values } = packing;
   const group = group_values ?? 0;
-  lines.push(`static const Operand ${prefix}_operand = {${numbers}, ${main}, ${order.join(", ")}, ${units_per_row}, ${group}, ${scales}, ${offsets}};`);
+  lines.push(
+    `static const Operand ${prefix}_operand = {${numbers}, ${main}, ${order.join(", ")}, ${units_per_row}, ${group}, ${scales}, ${offsets}};`,
+  );
   return lines.join("\n");
 }
 
 function scaledFunction(accumulate: Element, a: IntegerOperand, w: IntegerOperand): string {
-  const head = "static inline Sum scaled(int32_t products, int32_t a_sum, int32_t w_sum, float a_scale, float a_offset, float w_scale, float w_offset) {";
+  const head =
+    "static inline Sum scaled(int32_t products, int32_t a_sum, int32_t w_sum, float a_scale, float a_offset, float w_scale, float w_offset) {";
   const consts = `static constexpr bool A_OFFSET = ${a.offset.length > 0}, W_OFFSET = ${w.offset.length > 0};`;
   if (accumulate.kind === "int") {
     const unused = "(void)a_sum, (void)w_sum, (void)a_scale, (void)a_offset, (void)w_scale, (void)w_offset;";

@@ -1,6 +1,7 @@
 // A matrix product for a machine of LMMA instructions (LUT Tensor Core, ISCA'25): no text, but all that such a machine
 // needs to run it. JSON, in the manifest under `lmma`:
 //   tile {m, n, k}, k activations to a table; tiles, how many along each; padded, the sizes that they cover;
+//   segment: values of k that are summed before they are scaled, those with the same scales on both sides;
 //   counts {tables, instructions, passes}: a table for each row of a and k activations, made once and shared by all n; an
 //     instruction for each tile and bit plane; passes over a tile are the planes;
 //   table {entries, element}: of the 2^k sums +-a0 +-a1 ... the half that is kept, the other is its negative;
@@ -13,10 +14,11 @@
 // Not here: the instructions and their semantics (src/lutcore), areas and energies (sim/).
 
 import type { CompileRequest, Manifest, ManifestGuarantee } from "./compile.ts";
+import { gcd } from "./divisor.ts";
 import { endpointName, typeOf } from "./endpoint.ts";
 import { exactSums, integerOperand, type IntegerOperand, type Packing, packingOf } from "./packing.ts";
-import { prove } from "./prove.ts";
-import type { Claim, Element, Endpoint, Multiply } from "./type.ts";
+import { proofOf, structureProof } from "./rests.ts";
+import type { Element, Endpoint, Multiply } from "./type.ts";
 
 type Terms = Packing["scale"];
 
@@ -38,6 +40,7 @@ export interface LmmaLowering {
   readonly tile: { readonly m: number; readonly n: number; readonly k: number };
   readonly tiles: { readonly m: number; readonly n: number; readonly k: number };
   readonly padded: { readonly m: number; readonly n: number; readonly k: number };
+  readonly segment: number;
   readonly counts: { readonly tables: number; readonly instructions: number; readonly passes: number };
   readonly table: { readonly entries: number; readonly element: string };
   readonly accumulate: string;
@@ -57,16 +60,17 @@ interface Lowered {
 }
 
 const WORD = 4;
-const NOWHERE = { file: "", start: 0, end: 0 };
 /** A format of whole matrices is looked at in its smallest shape, if that is no more than a kernel's tile. */
 const MAX_VALUES = 4096;
 
 /** The lowering, or why there is none. The shapes have been found to fit. */
 export function lmmaLowering(request: CompileRequest): Lowered | { readonly reason: string } {
-  const { activation, weight, accumulate, out, m, n, k, device } = request;
+  const { activation, weight, accumulate, out, m, n, k, device, program } = request;
   const products = device.multiplies.filter((one) => one.weight.kind === "int" && one.weight.bits === 1);
   if (products.length === 0)
-    return { reason: `${device.name} has no LMMA instruction: no multiply takes weights of 1 bit; the device lut_tensor_core has` };
+    return {
+      reason: `${device.name} has no LMMA instruction: no multiply takes weights of 1 bit; the device lut_tensor_core has`,
+    };
   const w = operandOf(weight, "planes");
   if ("reason" in w) return w;
   const integers = operandOf(activation, "bytes");
@@ -74,13 +78,13 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
   if ("reason" in way) return way;
   const { multiply, activations, proofs } = way;
   const tile = { m: multiply.m, n: multiply.n, k: multiply.k };
-  const group = w.group ?? k;
-  if (group % tile.k !== 0)
-    return { reason: `a table stands for ${tile.k} activations, and ${endpointName(weight)} has groups of ${group}` };
+  const isWhole = activations.kind === "integers";
+  const segment = gcd(w.group ?? k, isWhole ? (activations.group ?? k) : k);
+  if (segment % tile.k !== 0)
+    return { reason: `a table stands for ${tile.k} activations, and scales are the same for ${segment}` };
   const count = (size: number, by: number): number => Math.ceil(size / by);
   const tiles = { m: count(m, tile.m), n: count(n, tile.n), k: count(k, tile.k) };
   const padded = { m: tiles.m * tile.m, n: tiles.n * tile.n, k: tiles.k * tile.k };
-  const isWhole = activations.kind === "integers";
   const layouts = {
     ...(isWhole && "kind" in integers && activation.kind !== "tensor"
       ? { activations: packingOf(integers, typeOf(activation)!, m, k, WORD) }
@@ -88,18 +92,19 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
     ...(weight.kind === "tensor" ? {} : { weights: packingOf(w, typeOf(weight)!, n, k, WORD) }),
   };
   const sums = isWhole && !("reason" in integers) ? exactSums(integers, w) : null;
-  if (accumulate.kind === "int" && sums !== null && group > sums.i32)
-    return { reason: `I32 holds ${sums.i32} products of these codes, and a group has ${group}; sum in F32` };
+  if (accumulate.kind === "int" && sums !== null && segment > sums.i32)
+    return { reason: `I32 holds ${sums.i32} products of these codes, and ${segment} have the same scales; sum in F32` };
   const scaled = w.group === null && w.scale.constant === 1 && w.offset.length === 0;
   const outside = outsideOf(w, activations, multiply, out);
   const roundoff = isWhole ? 0 : multiply.accumulate.name === "F16" ? 2 ** -11 : 2 ** -24;
-  const own = (isWhole ? 0 : tile.k - 1 + (group / tile.k) * w.bits) + (scaled ? 0 : 3 + count(k, group));
+  const own = (isWhole ? 0 : tile.k - 1 + (segment / tile.k) * w.bits) + (scaled ? 0 : 3 + count(k, segment));
   const unit = isWhole && scaled ? 0 : Math.max(roundoff, 2 ** -24);
   const error = own * unit;
   const lowering: LmmaLowering = {
     tile,
     tiles,
     padded,
+    segment,
     counts: { tables: padded.m * tiles.k, instructions: tiles.m * tiles.n * tiles.k * w.bits, passes: w.bits },
     table: { entries: 2 ** (tile.k - 1), element: isWhole ? "I16" : multiply.accumulate.name },
     accumulate: multiply.accumulate.name,
@@ -112,11 +117,11 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
   return {
     lowering,
     layouts,
-    proofs: [...proofs, ...structureProof(weight, w, request)],
+    proofs: [...proofs, ...structureProof(weight, w, program)],
     guarantee: {
       text: isWhole
-        ? "tables and sums of a group are exact integers; scales are applied outside of the machine"
-        : `tables and sums of a group are rounded in ${multiply.accumulate.name}; scales are applied outside of the machine`,
+        ? "tables, and sums of a segment, are exact integers; scales are applied outside of the machine"
+        : `tables, and sums of a segment, are rounded in ${multiply.accumulate.name}; scales are applied outside of the machine`,
       activations: isWhole
         ? `${endpointName(activation)}: ${integersText(integers as IntegerOperand)}`
         : `${endpointName(activation)}: in ${multiply.activation.name}, ${way.guarantee === "value" ? "every value exact" : "rounded to the nearest"}`,
@@ -138,7 +143,9 @@ function operandOf(end: Endpoint, form: IntegerOperand["form"]): IntegerOperand 
   const name = endpointName(end);
   if (type === null) return { reason: `${name} allows no shape in which its codes could be looked at` };
   if (type.blockSize > MAX_VALUES)
-    return { reason: `the smallest matrix of ${name} has ${type.blockSize} values, more than the ${MAX_VALUES} looked at for its codes` };
+    return {
+      reason: `the smallest matrix of ${name} has ${type.blockSize} values, more than the ${MAX_VALUES} looked at for its codes`,
+    };
   const found = integerOperand(type, form);
   if (found.kind === "integers") return found;
   return { reason: `LMMA takes bit planes of integer codes, and ${name} has none: ${found.reason}` };
@@ -157,58 +164,37 @@ function wayOf(
   products: readonly Multiply[],
   integers: IntegerOperand | null,
 ): Way | { readonly reason: string } {
-  const { activation, accumulate, device } = request;
+  const { activation, accumulate, device, program } = request;
   const name = endpointName(activation);
   const whole = products.find((one) => one.activation.kind === "int");
   if (integers !== null && whole !== undefined) {
     const { planes: _, ...fields } = { ...fieldsOf(integers), planes: 0 };
-    const proofs = structureProof(activation, integers, request);
+    const proofs = structureProof(activation, integers, program);
     return { multiply: whole, activations: { kind: "integers", ...fields }, guarantee: "value", proofs };
   }
   if (accumulate.kind === "int")
-    return { reason: `I32 sums products of integers, and ${name} has no codes of eight bits; sum in F32, or take activations such as Q8_0` };
+    return {
+      reason: `I32 sums products of integers, and ${name} has no codes of eight bits; sum in F32, or take activations such as Q8_0`,
+    };
   const floats = products.filter((one) => one.activation.kind === "float");
   for (const guarantee of ["value", "rounded"] as const) {
     for (const multiply of floats) {
       const to = multiply.activation;
-      const isSame = activation.kind !== "tensor" && name === to.name;
-      const proof = isSame ? [] : proofOf(activation, to, guarantee, request);
+      const proof = proofOf(activation, to, guarantee, program);
       if (proof === null) continue;
       return { multiply, activations: { kind: "float", element: to.name, guarantee }, guarantee, proofs: proof };
     }
   }
   const elements = floats.map((one) => one.activation.name).join(", ");
-  return { reason: `${device.name} makes tables of ${elements || "integers only"}, and ${name} is not known to become that; Q8_0 and F16 are taken` };
-}
-
-function proofOf(
-  from: Endpoint,
-  to: Element,
-  guarantee: Claim["guarantee"],
-  { program }: CompileRequest,
-): Manifest["proofs"] | null {
-  const claim: Claim = { from, to: { kind: "element", element: to }, guarantee, domain: [], by: null, span: NOWHERE };
-  const found = prove(claim, program);
-  return found.kind === "proof" ? [{ id: found.id, claim: found.claim, method: found.method }] : null;
-}
-
-function structureProof(from: Endpoint, { low, high }: IntegerOperand, request: CompileRequest): Manifest["proofs"] {
-  if (from.kind === "element") return [];
-  let bits = 1;
-  while (low < 0 ? low < -(2 ** (bits - 1)) || high >= 2 ** (bits - 1) : high >= 2 ** bits) bits++;
-  const zero = low < 0 ? 2 ** (bits - 1) : 0;
-  const to: Element = { kind: "int", name: `${low < 0 ? "I" : "U"}${bits}`, bits, flip: zero, zero };
-  return proofOf(from, to, "structure", request) ?? [];
+  return {
+    reason: `${device.name} makes tables of ${elements || "integers only"}, and ${name} is not known to become that; Q8_0 and F16 are taken`,
+  };
 }
 
 function fieldsOf(operand: IntegerOperand): Omit<LmmaIntegers, "planes"> {
-  const { low, high, step, shift, least, most, group } = operand;
-  // The terms as a packing spells them, whose shape they do not depend on.
-  const { scale, offset } = packingOf(operand, EMPTY, 1, 1, WORD);
-  return { low, high, step, shift, least, most, group, scale, offset };
+  const { low, high, step, shift, least, most, group, scale, offset } = operand;
+  return { low, high, step, shift, least, most, group, scale: [scale], offset };
 }
-
-const EMPTY = { name: "", blockSize: 1, blockBytes: 1, ids: new Map(), fields: [], value: { kind: "constant", significand: 0n, exponent: 0 }, reference: null } as const;
 
 function integersText({ least, most, bits, group }: IntegerOperand): string {
   const scales = group === null ? "one constant scale" : `a scale for each ${group}`;
@@ -223,14 +209,17 @@ function outsideOf(
 ): readonly string[] {
   const steps: string[] = [];
   if (activations.kind === "float")
-    steps.push(`activations to ${activation.name}: ${activations.guarantee === "value" ? "exact" : "rounded to the nearest"}`);
+    steps.push(
+      `activations to ${activation.name}: ${activations.guarantee === "value" ? "exact" : "rounded to the nearest"}`,
+    );
   steps.push("tables of sums, once for all n");
   steps.push(
     w.group === null
       ? "the constant scale of all sums: one product in f32"
       : `the scale of each group of ${w.group}, and the sum over groups: a product and an addition in f32 each`,
   );
-  if (w.offset.length > 0) steps.push("the offset of each group times the sum of its activations: a product and an addition in f32 each");
+  if (w.offset.length > 0)
+    steps.push("the offset of each group times the sum of its activations: a product and an addition in f32 each");
   steps.push(`outputs to ${out.name}`);
   return steps;
 }

@@ -3,9 +3,10 @@
 // documented in shaders/prelude.wgsl, the default that a body validates with.
 // Not here: how a value is decoded (emit.ts), the order of packed codes (packing.ts), what the manifest says (compile.ts).
 
+import { gcd } from "./divisor.ts";
 import { emit } from "./emit.ts";
 import type { Kernel, KernelBuffer, Product, Side } from "./kernel.ts";
-import { type IntegerOperand, type Packing, packingOf } from "./packing.ts";
+import { type IntegerOperand, type Packing, packingOf, pieceOf } from "./packing.ts";
 import type { Element } from "./type.ts";
 
 /** Values of k that dot sums in integers before it scales them: products of bytes are then whole numbers of f32. */
@@ -32,10 +33,13 @@ interface Body {
 }
 
 /** @throws Error where a body is missing */
-export function wgslKernel(product: Product, bodies: Bodies): Kernel | { readonly kind: "refused"; readonly reason: string } {
+export function wgslKernel(
+  product: Product,
+  bodies: Bodies,
+): Kernel | { readonly kind: "refused"; readonly reason: string } {
   const { m, n, k, method, accumulate, out } = product;
   const rows = Math.min(m, ROWS_AT_ONCE);
-  const piece = method.kind === "dot" ? pieceOf(k, method.a, method.w) : 0;
+  const piece = method.kind === "dot" ? dotPiece(k, method.a, method.w) : 0;
   const body = bodyOf(product, rows, piece);
   const buffers: KernelBuffer[] = [];
   const parts: string[] = [];
@@ -104,11 +108,13 @@ export function wgslKernel(product: Product, bodies: Bodies): Kernel | { readonl
   const [nTiles, mTiles] = [Math.ceil(n / body.tile.n), Math.ceil(m / body.tile.m)];
   const y = Math.ceil(nTiles / MAX_WORKGROUPS);
   if (mTiles > MAX_WORKGROUPS || y > MAX_WORKGROUPS)
-    return refused(`${m} x ${n} outputs are more workgroups than the ${MAX_WORKGROUPS} of one dimension; compile for fewer rows`);
+    return refused(
+      `${m} x ${n} outputs are more workgroups than the ${MAX_WORKGROUPS} of one dimension; compile for fewer rows`,
+    );
   return {
     kind: "kernel",
     file: "kernel.wgsl",
-    text: `${parts.join("\n")}`,
+    text: parts.join("\n"),
     entries: [body.entry],
     buffers,
     packings,
@@ -153,15 +159,9 @@ function segmentOf({ group }: IntegerOperand): number {
   return group === null ? 32 : gcd(group, 32);
 }
 
-/** Values of k that both sides scale alike, as many as are summed at once; a multiple of 4, or 0 where there is none. */
-export function pieceOf(k: number, ...sides: readonly IntegerOperand[]): number {
-  const common = sides.reduce((size, { group }) => gcd(size, group ?? k), k);
-  for (let piece = LONGEST_PIECE; piece >= 4; piece -= 4) if (common % piece === 0) return piece;
-  return 0;
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
+/** What dot sums in integers at once; 0 where no four values have the same scales. */
+export function dotPiece(k: number, a: IntegerOperand, w: IntegerOperand): number {
+  return pieceOf(k, LONGEST_PIECE, WORD, [a, w]);
 }
 
 // --- text of the prelude --------------------------------------------------------------------------------------------
@@ -193,7 +193,11 @@ function planeFunction(prefix: string, { units_per_row, unit_bytes }: Packing): 
 }
 
 /** Four codes as bytes with signs. In a word each byte is kept from borrowing of the next by its top bit. */
-function quadFunction(prefix: string, { width, unit_values, units_per_row }: Packing, { step, least }: IntegerOperand): string {
+function quadFunction(
+  prefix: string,
+  { width, unit_values, units_per_row }: Packing,
+  { step, least }: IntegerOperand,
+): string {
   const word = `${prefix}codes[row * ${units_per_row}u + k / ${unit_values}u]`;
   const head = `fn ${prefix}quad(row: u32, k: u32) -> u32 {`;
   if (width === 8) return `${head} return ${word}; }`;
@@ -239,7 +243,14 @@ function storing(
   if (out.bits === 32) return [`${head}: array<f32>;`, each];
   const { mantissa, bias, bits } = out;
   const limits = limitsOf(out);
-  const consts = Object.entries({ BITS: bits, MANTISSA: mantissa, END: limits.end, BEYOND: limits.beyond, INFINITY: limits.infinity, NAN: limits.nan })
+  const consts = Object.entries({
+    BITS: bits,
+    MANTISSA: mantissa,
+    END: limits.end,
+    BEYOND: limits.beyond,
+    INFINITY: limits.infinity,
+    NAN: limits.nan,
+  })
     .map(([name, value]) => `const OUT_${name} = ${value}u;`)
     .join("\n");
   return [

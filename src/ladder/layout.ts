@@ -10,7 +10,6 @@ import {
   type FloatAtom,
   type FloatField,
   formatOf,
-  gcd,
   type IntAtom,
   multipliedOut,
   notPlain,
@@ -19,6 +18,7 @@ import {
   quotient,
   runsOf,
 } from "./atoms.ts";
+import { gcd } from "./divisor.ts";
 import { exactNumber, multiply, negate, toNumber } from "./exact.ts";
 import type { Type } from "./type.ts";
 

@@ -10,7 +10,6 @@ import {
   type Codes,
   type FloatField,
   formatOf,
-  gcd,
   type IntAtom,
   multipliedOut,
   type Polynomial,
@@ -18,6 +17,7 @@ import {
   quotient,
   runsOf,
 } from "./atoms.ts";
+import { gcd } from "./divisor.ts";
 import { add, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "./exact.ts";
 import { type FloatStructure, mappedStructureOf, type NoStructure } from "./layout.ts";
 import type { Type } from "./type.ts";

@@ -1,11 +1,12 @@
 // An operand of a product of integers: the codes of its blocks as small integers with one scale, and perhaps one offset,
 // for each group; and how a file's bytes are put into the order that kernels read, as a descriptor that any program can
 // carry out. value = scale(g) * q + offset(g), q = step * v - shift, v the integer that a stored code stands for.
-// Not here: the equation and its proof (equation.ts), the kernels (kernel-wgsl.ts, kernel-cpp.ts).
+// Not here: the equation and what is in it (lowering.ts), the kernels (kernel-wgsl.ts, kernel-cpp.ts).
 // Doubling the integers so that their range is symmetric is the reinterpretation of LUT Tensor Core (ISCA'25, 3.1.2).
 
-import { provedStructure } from "./equation.ts";
-import type { Codes, FloatField, MappedTerm, Run } from "./layout.ts";
+import { gcd } from "./divisor.ts";
+import type { MappedCodes } from "./layout.ts";
+import { type LoweredTerm, loweringOf } from "./lowering.ts";
 import type { Type } from "./type.ts";
 
 /** An operand as integers. The equation is exact; every scale and offset is rounded to f32 once, when it is packed. */
@@ -13,7 +14,7 @@ export interface IntegerOperand {
   readonly kind: "integers";
   /** bytes: q fits eight bits with a sign. planes: q = sum of 2^p * (2 bit_p - 1). */
   readonly form: "bytes" | "planes";
-  readonly codes: Codes & { readonly map: readonly number[] | null };
+  readonly codes: MappedCodes;
   /** v, the integers that the stored codes stand for. */
   readonly low: number;
   readonly high: number;
@@ -26,9 +27,9 @@ export interface IntegerOperand {
   readonly bits: number;
   /** Values with the same scale and offset; null where these are the same for the whole matrix. */
   readonly group: number | null;
-  readonly scale: MappedTerm;
+  readonly scale: LoweredTerm;
   /** Their sum is the offset; none where it is 0. */
-  readonly offset: readonly MappedTerm[];
+  readonly offset: readonly LoweredTerm[];
 }
 
 /** How bytes as a file has them become the buffers of a kernel. Plain JSON: a number that it lacks is a text. */
@@ -43,7 +44,7 @@ export interface Packing {
    * first <= i < first + count, the `width` bits from bit `bit` + (i - first) * `step` of the block at bit `shift`.
    * Bit b of a block is bit b mod 8 of byte b div 8.
    */
-  readonly codes: PackedCodes;
+  readonly codes: MappedCodes;
   /** u = (times * v - subtract) mod 2^width is stored. */
   readonly times: number;
   readonly subtract: number;
@@ -57,22 +58,8 @@ export interface Packing {
   /** Values with the same scale and offset; the buffers have one f32 for each, row by row. Null: they are constants. */
   readonly group_values: number | null;
   /** The sum of its terms, in doubles, then the nearest f32. */
-  readonly scale: readonly PackedTerm[];
-  readonly offset: readonly PackedTerm[];
-}
-
-interface PackedCodes {
-  readonly runs: readonly Run[];
-  readonly bits: number;
-  readonly flip: number;
-  readonly map: readonly (number | string)[] | null;
-}
-
-/** constant * the floats at these bytes of the block * (v - bias), v that of the codes: one for each group of a block. */
-interface PackedTerm {
-  readonly constant: number;
-  readonly fields: readonly FloatField[];
-  readonly codes: (PackedCodes & { readonly bias: number }) | null;
+  readonly scale: readonly LoweredTerm[];
+  readonly offset: readonly LoweredTerm[];
 }
 
 /** Eight bits with a sign, as products of integers take them. */
@@ -88,11 +75,11 @@ export function integerOperand(
   type: Type,
   form: IntegerOperand["form"],
 ): IntegerOperand | { readonly kind: "none"; readonly reason: string } {
-  const proved = provedStructure(type);
-  if (proved.kind === "none") return proved;
-  const { structure, integers } = proved;
-  const { zero, codes } = structure;
-  const { low, high } = integers[0]!;
+  const lowering = loweringOf(type);
+  if (lowering.kind === "float") return none("it is a plain float");
+  if (lowering.kind === "none") return lowering;
+  const { zero, codes, groupSize } = lowering;
+  const [low, high] = [lowering.least + zero, lowering.most + zero];
   const bits = Math.max(1, Math.ceil(Math.log2(high - low + 1)));
   const ways =
     form === "planes"
@@ -118,12 +105,12 @@ export function integerOperand(
   if (form === "planes" && bits > MAX_PLANES)
     return none(`its integers are ${low} to ${high}, ${bits} bit planes, and lookups take at most ${MAX_PLANES}`);
   const { step, shift } = way;
-  const scale = { ...structure.scale, constant: structure.scale.constant / step };
+  const scale = { ...lowering.scale, constant: lowering.scale.constant / step };
   const residual = shift - step * zero;
-  const offset = structure.offset === null ? [] : [structure.offset];
+  const offset = lowering.offset === null ? [] : [lowering.offset];
   if (residual !== 0) offset.push({ ...scale, constant: scale.constant * residual });
   const isConstant = [scale, ...offset].every((term) => term.fields.length === 0 && term.codes === null);
-  const group = isConstant ? null : structure.groupSize;
+  const group = isConstant ? null : groupSize;
   return { kind: "integers", form, codes, low, high, ...range(way), step, shift, bits, group, scale, offset };
 }
 
@@ -157,7 +144,10 @@ export function packingOf(
             {
               shift: 0,
               width,
-              bits: Array.from({ length: stride * perByte }, (_, c) => 8 * (c % stride) + width * Math.floor(c / stride)),
+              bits: Array.from(
+                { length: stride * perByte },
+                (_, c) => 8 * (c % stride) + width * Math.floor(c / stride),
+              ),
             },
           ],
         };
@@ -166,27 +156,19 @@ export function packingOf(
     columns,
     block_values: blockSize,
     block_bytes: blockBytes,
-    codes: packedCodes(codes),
+    codes,
     ...stored,
     width,
     ...unit,
     units_per_row: Math.ceil(columns / unit.unit_values),
     group_values: group,
-    scale: [packedTerm(scale)],
-    offset: offset.map(packedTerm),
+    scale: [scale],
+    offset,
   };
 }
 
 function planeAt(p: number): Packing["parts"][number] {
   return { shift: p, width: 1, bits: Array.from({ length: 32 }, (_, j) => 32 * p + j) };
-}
-
-function packedCodes({ runs, bits, flip, map }: IntegerOperand["codes"]): PackedCodes {
-  return { runs, bits, flip, map: map && map.map((x) => (Number.isFinite(x) ? x : String(x))) };
-}
-
-function packedTerm({ constant, fields, codes }: MappedTerm): PackedTerm {
-  return { constant, fields, codes: codes && { ...packedCodes(codes), bias: codes.bias } };
 }
 
 /** Integers from `least` to `most`. */
@@ -202,4 +184,11 @@ export function exactSums(a: Span, w: Span): { readonly i32: number; readonly f3
   const times = (limit: number, by: number): number => (by === 0 ? Number.MAX_SAFE_INTEGER : Math.floor(limit / by));
   const size = Math.max(-least, most);
   return { f32: times(2 ** 24, size), i32: Math.min(times(2 ** 31 - 1, most), times(2 ** 31, -least)) };
+}
+
+/** Values of k with the same scales on all sides that are summed at once: a multiple of `step`, or 0 where none is. */
+export function pieceOf(k: number, longest: number, step: number, sides: readonly IntegerOperand[]): number {
+  const common = sides.reduce((size, { group }) => gcd(size, group ?? k), k);
+  for (let piece = longest - (longest % step); piece > 0; piece -= step) if (common % piece === 0) return piece;
+  return 0;
 }

@@ -2,23 +2,15 @@
 // proved conversions allow, the cheapest tiles of each, ranked by estimated time. It looks no plan up: other figures in
 // a device's text are another ranking. A plan is plain data, from which each back end makes its own code.
 // After Ladder's hardware-aware policy (OSDI'24, section 4): slice, map, pad and convert at each memory level.
-// Not here: conversions and proofs (convert.ts), ways to compute (route.ts), what they cost (cost.ts), tiles (tile.ts).
+// Not here: conversions and proofs (convert.ts), ways to compute (method.ts, route.ts), what they cost (cost.ts), tiles (tile.ts).
 
 import type { Chain, ConversionGraph } from "./convert.ts";
 import type { Cost, Tile } from "./cost.ts";
 import { up } from "./cost.ts";
 import { endpointName } from "./endpoint.ts";
+import { routesOf } from "./method.ts";
 import type { Proof } from "./prove.ts";
-import {
-  type Accumulation,
-  type Gemm,
-  type Layout,
-  type Lookups,
-  type RefusedPlan,
-  type Rounding,
-  type Route,
-  routesOf,
-} from "./route.ts";
+import type { Accumulation, Gemm, Layout, Lookups, RefusedPlan, Rounding, Route } from "./route.ts";
 import { cheapestTiles } from "./tile.ts";
 import type { Claim, DeviceModel, Restriction } from "./type.ts";
 

@@ -1,6 +1,7 @@
 // A matrix in some format as one string of bits: blocks one behind the other, or a tensor bound to a shape; and the shapes
 // in which two formats can be compared. Not here: the comparison (embedding.ts, absence.ts).
 
+import { lcm } from "./divisor.ts";
 import { type Form, formAt } from "./form.ts";
 import { bindTensor, smallestShape } from "./tensor.ts";
 import type { Endpoint, Type } from "./type.ts";
@@ -36,11 +37,6 @@ export function shapesOf(from: Endpoint, to: Endpoint): readonly Shape[] {
 
 function sizeOf(end: Endpoint): number {
   return end.kind === "type" ? end.type.blockSize : 1;
-}
-
-function lcm(a: number, b: number): number {
-  const gcd = (x: number, y: number): number => (y === 0 ? x : gcd(y, x % y));
-  return (a / gcd(a, b)) * b;
 }
 
 /** A matrix of the shape; null where the tensor does not allow it. */

@@ -7,7 +7,18 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-import { type Asked, boundType, firstOff, kernelOf, operandOf, OWN, outputsOf, pack, referenceOf, uniform } from "./compiled.ts";
+import {
+  type Asked,
+  boundType,
+  firstOff,
+  kernelOf,
+  operandOf,
+  OWN,
+  outputsOf,
+  pack,
+  referenceOf,
+  uniform,
+} from "./compiled.ts";
 import { programWith } from "./program.ts";
 
 const program = programWith(OWN);
@@ -58,7 +69,9 @@ function mainText(): string {
   const lines = cases.map(({ p, manifest: { entry_points: entries, buffers, gemm }, operands, asked }) => {
     const [name, prepare] = entries;
     const out = buffers.find(({ role }) => role === "out")!;
-    const type = { F32: "float", I32: "int32_t", F16: "uint16_t", BF16: "uint16_t", E4M3FN: "uint8_t" }[asked.out ?? "F32"]!;
+    const type = { F32: "float", I32: "int32_t", F16: "uint16_t", BF16: "uint16_t", E4M3FN: "uint8_t" }[
+      asked.out ?? "F32"
+    ]!;
     const weights = buffers.find(({ role }) => role === "weights")!;
     const into = prepare?.endsWith("_load") ? "float" : "uint8_t";
     const declared = `extern "C" void ${name}(const uint8_t*, const uint8_t*, ${type}*, size_t, size_t);`;
@@ -108,24 +121,33 @@ beforeAll(() => {
 });
 
 describe("in one program", () => {
-  test.each(cases)("$asked.activation x $asked.weight, $asked.method, $asked.out", ({ p, asked, manifest, a, w, operands }) => {
-    const sizes = cases.map(({ manifest: { buffers } }) => {
-      const packed = buffers.find(({ role, layout }) => role === "weights" && layout.kind === "packed");
-      return { packed: packed?.bytes ?? 0, out: buffers.find(({ role }) => role === "out")!.bytes };
-    });
-    const start = sizes.slice(0, p).reduce((sum, size) => sum + size.packed + size.out, 0);
-    const { packed, out } = sizes[p]!;
-    if (packed > 0) {
-      // The text's own packing is the one that the manifest describes.
-      const { codes, scales, offsets } = pack(manifest.layouts.weights!, operands.w);
-      const { group_values: group, offset } = manifest.layouts.weights!;
-      const floats = [...(group === null ? [] : [scales]), ...(group === null || offset.length === 0 ? [] : [offsets])];
-      const parts = [codes, ...floats.map((part) => new Uint8Array(part.buffer))];
-      expect(Buffer.concat(parts).equals(output.subarray(start, start + packed))).toBe(true);
-    }
-    const element = program.elements.get(asked.out ?? "F32")!;
-    const got = outputsOf(manifest, element, Uint8Array.from(output.subarray(start + packed, start + packed + out)));
-    expect(firstOff(manifest, element, referenceOf(manifest, a, w, operands.a, operands.w), got), `seed ${SEED + p}`).toBeNull();
-    expect(got.filter((x) => x !== 0 && Number.isFinite(x)).length).toBeGreaterThan(got.length / 2);
-  });
+  test.each(cases)(
+    "$asked.activation x $asked.weight, $asked.method, $asked.out",
+    ({ p, asked, manifest, a, w, operands }) => {
+      const sizes = cases.map(({ manifest: { buffers } }) => {
+        const packed = buffers.find(({ role, layout }) => role === "weights" && layout.kind === "packed");
+        return { packed: packed?.bytes ?? 0, out: buffers.find(({ role }) => role === "out")!.bytes };
+      });
+      const start = sizes.slice(0, p).reduce((sum, size) => sum + size.packed + size.out, 0);
+      const { packed, out } = sizes[p]!;
+      if (packed > 0) {
+        // The text's own packing is the one that the manifest describes.
+        const { codes, scales, offsets } = pack(manifest.layouts.weights!, operands.w);
+        const { group_values: group, offset } = manifest.layouts.weights!;
+        const floats = [
+          ...(group === null ? [] : [scales]),
+          ...(group === null || offset.length === 0 ? [] : [offsets]),
+        ];
+        const parts = [codes, ...floats.map((part) => new Uint8Array(part.buffer))];
+        expect(Buffer.concat(parts).equals(output.subarray(start, start + packed))).toBe(true);
+      }
+      const element = program.elements.get(asked.out ?? "F32")!;
+      const got = outputsOf(manifest, element, Uint8Array.from(output.subarray(start + packed, start + packed + out)));
+      expect(
+        firstOff(manifest, element, referenceOf(manifest, a, w, operands.a, operands.w), got),
+        `seed ${SEED + p}`,
+      ).toBeNull();
+      expect(got.filter((x) => x !== 0 && Number.isFinite(x)).length).toBeGreaterThan(got.length / 2);
+    },
+  );
 });

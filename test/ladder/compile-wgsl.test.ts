@@ -6,9 +6,20 @@ import { describe, expect, test } from "vitest";
 import { type Manifest } from "../../src/ladder/compile.ts";
 import { smallestShape } from "../../src/ladder/tensor.ts";
 import type { Program } from "../../src/ladder/type.ts";
-import { checker, lavapipe } from "../gpu.ts";
+import { checker, errorsOf, lavapipe } from "../gpu.ts";
 import { testWith } from "../oracle/oracle.ts";
-import { type Asked, bodies, boundType, firstOff, kernelOf, operandOf, OWN, outputsOf, pack, referenceOf, uniform } from "./compiled.ts";
+import {
+  type Asked,
+  boundType,
+  firstOff,
+  kernelOf,
+  operandOf,
+  OWN,
+  outputsOf,
+  pack,
+  referenceOf,
+  uniform,
+} from "./compiled.ts";
 import { programWith } from "./program.ts";
 
 const program: Program = programWith(OWN);
@@ -35,30 +46,19 @@ function lcm(a: number, b: number): number {
   return (a / gcd(a, b)) * b;
 }
 
-async function errorsOf(device: GPUDevice, text: string, entry: string): Promise<readonly string[]> {
-  device.pushErrorScope("validation");
-  const module = device.createShaderModule({ code: text });
-  const { messages } = await module.getCompilationInfo();
-  await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: entry } }).catch(() => null);
-  const error = await device.popErrorScope();
-  const found = messages.filter(({ type }) => type === "error").map(({ lineNum, message }) => `line ${lineNum}: ${message}`);
-  return error === null ? found : [...found, error.message];
-}
-
 describe.each(ACTIVATIONS)("activations %s", (activation) => {
   test.each(weights())("weights $name: the module is valid", async ({ name, n, k }) => {
-    const { text, manifest } = kernelOf(program, { activation, weight: name, m: 3, n, k, target: "wgsl", method: "decode" });
+    const { text, manifest } = kernelOf(program, {
+      activation,
+      weight: name,
+      m: 3,
+      n,
+      k,
+      target: "wgsl",
+      method: "decode",
+    });
     expect(await errorsOf(await checker(), text, manifest.entry_points[0]!)).toEqual([]);
   });
-});
-
-test("every body is valid with the default prelude", async () => {
-  const device = await checker();
-  for (const [file, entry] of Object.entries({ gemv: "gemv", gemm: "gemm", dot: "dot_product", lookup: "lookup" })) {
-    expect(await errorsOf(device, `${bodies.get("prelude")}${bodies.get(file)}`, entry), file).toEqual([]);
-  }
-  const { messages } = await device.createShaderModule({ code: `${bodies.get("prelude")}${bodies.get("round")}` }).getCompilationInfo();
-  expect(messages).toEqual([]);
 });
 
 const RUNS: readonly Partial<Asked>[] = [
@@ -92,11 +92,19 @@ const RUNS: readonly Partial<Asked>[] = [
 ];
 
 /** Runs a compiled module as its manifest says; the bytes of its output. */
-async function run(device: GPUDevice, text: string, manifest: Manifest, operands: Readonly<Record<string, Uint8Array>>): Promise<Uint8Array> {
+async function run(
+  device: GPUDevice,
+  text: string,
+  manifest: Manifest,
+  operands: Readonly<Record<string, Uint8Array>>,
+): Promise<Uint8Array> {
   const { buffers, layouts, dispatch, entry_points: entries } = manifest;
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: text });
-  const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: entries[0]! } });
+  const pipeline = await device.createComputePipelineAsync({
+    layout: "auto",
+    compute: { module, entryPoint: entries[0]! },
+  });
   const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC;
   const made = buffers.map(({ role, bytes, layout }) => {
     const buffer = device.createBuffer({ size: bytes, usage });
@@ -138,24 +146,31 @@ describe("on lavapipe", () => {
   for (const [r, partial] of RUNS.entries()) {
     const asked = { target: "wgsl", method: "decode", ...partial } as Asked;
     const { activation, weight, accumulate = "F32", out = "F32", m, n, k, method } = asked;
-    testWith(device, `${activation} x ${weight}, ${m} x ${n} x ${k}, ${accumulate}, ${out}, ${method}: within what the manifest says`, async (gpu) => {
-      const { text, manifest } = kernelOf(program, asked);
-      expect(manifest.method).toBe(method);
-      const next = uniform(SEED + r);
-      const [a, w] = [boundType(program, activation, m, k), boundType(program, weight, n, k)];
-      const operands = {
-        activations: operandOf(a, (m * k) / a.blockSize, next),
-        weights: operandOf(w, (n * k) / w.blockSize, next),
-      };
-      const startMs = performance.now();
-      const bytes = await run(gpu, text, manifest, operands);
-      const ms = performance.now() - startMs;
-      const element = program.elements.get(out)!;
-      const got = outputsOf(manifest, element, bytes);
-      expect(firstOff(manifest, element, referenceOf(manifest, a, w, operands.activations, operands.weights), got), `seed ${SEED + r}`).toBeNull();
-      expect(got.filter((x) => x !== 0 && Number.isFinite(x)).length).toBeGreaterThan(got.length / 2);
-      // Compilation of text that is not unrolled; ten times what it takes on an idle machine.
-      expect(ms).toBeLessThan(10_000);
-    });
+    testWith(
+      device,
+      `${activation} x ${weight}, ${m} x ${n} x ${k}, ${accumulate}, ${out}, ${method}: within what the manifest says`,
+      async (gpu) => {
+        const { text, manifest } = kernelOf(program, asked);
+        expect(manifest.method).toBe(method);
+        const next = uniform(SEED + r);
+        const [a, w] = [boundType(program, activation, m, k), boundType(program, weight, n, k)];
+        const operands = {
+          activations: operandOf(a, (m * k) / a.blockSize, next),
+          weights: operandOf(w, (n * k) / w.blockSize, next),
+        };
+        const startMs = performance.now();
+        const bytes = await run(gpu, text, manifest, operands);
+        const ms = performance.now() - startMs;
+        const element = program.elements.get(out)!;
+        const got = outputsOf(manifest, element, bytes);
+        expect(
+          firstOff(manifest, element, referenceOf(manifest, a, w, operands.activations, operands.weights), got),
+          `seed ${SEED + r}`,
+        ).toBeNull();
+        expect(got.filter((x) => x !== 0 && Number.isFinite(x)).length).toBeGreaterThan(got.length / 2);
+        // Compilation of text that is not unrolled; ten times what it takes on an idle machine.
+        expect(ms).toBeLessThan(10_000);
+      },
+    );
   }
 });

@@ -15,10 +15,7 @@ describe("what cannot be had says why, and what would work", () => {
   const refusals: readonly (readonly [Partial<Asked>, string])[] = [
     [{ k: 100 }, "weights: k of 100 is no whole number of the 32 values of a block of Q4_0; 96 and 128 would be"],
     [{ k: 8 }, "weights: k of 8 is no whole number of the 32 values of a block of Q4_0; 32 would be"],
-    [
-      { accumulate: "F16" },
-      "webgpu does not sum in F16; sum in F32, or compile for webgpu_f16",
-    ],
+    [{ accumulate: "F16" }, "webgpu does not sum in F16; sum in F32, or compile for webgpu_f16"],
     [{ accumulate: "BF16" }, "nothing sums in BF16 for wgsl; sum in F32, or in I32 where both sides are integers"],
     [
       { accumulate: "I32", method: "dot" },
@@ -45,13 +42,10 @@ describe("what cannot be had says why, and what would work", () => {
       { out: "E2M1" },
       "there is no rounding to E2M1; outputs are floats of 8, 16 or 32 bits with a sign and subnormals, or I32",
     ],
-    [
-      { activation: "E2M1" },
-      "activations: E2M1 has 4 bits, and operands are whole bytes; a block of several has",
-    ],
+    [{ activation: "E2M1" }, "activations: E2M1 has 4 bits, and operands are whole bytes; a block of several has"],
     [
       { weight: "OCP_MXFP8_E4M3", method: "lookup" },
-      "the method lookup takes integer codes, and OCP_MXFP8_E4M3 has none: its element stands for NaN; the method decode takes any type",
+      "the method lookup takes integer codes, and OCP_MXFP8_E4M3 has none: e stands for numbers that are no small multiples of one number; the method decode takes any type",
     ],
     [{ target: "cpu", method: "lookup" }, "there are kernels with tables for wgsl only; decode or dot work"],
     [
@@ -147,6 +141,7 @@ const MANIFEST: Schema = {
       tile: SIZES,
       tiles: SIZES,
       padded: SIZES,
+      segment: "number",
       counts: { tables: "number", instructions: "number", passes: "number" },
       table: { entries: "number", element: "string" },
       accumulate: "string",
@@ -167,7 +162,7 @@ function misfit(value: unknown, schema: Schema, at = "manifest"): string | null 
     if (!Array.isArray(value)) return `${at} is no list`;
     return value.map((one, i) => misfit(one, schema[0], `${at}[${i}]`)).find((found) => found !== null) ?? null;
   }
-  if ("maybe" in schema) return value === null ? null : misfit(value, schema["maybe"] as Schema, at);
+  if ("maybe" in schema) return value === null ? null : misfit(value, schema["maybe"], at);
   if (typeof value !== "object" || value === null) return `${at} is no object`;
   const [own, wanted] = [Object.keys(value), Object.keys(schema)];
   const odd = own.find((key) => !wanted.includes(key)) ?? wanted.find((key) => !own.includes(key));
@@ -190,17 +185,21 @@ const PRODUCTS: readonly Asked[] = [
   { ...USUAL, target: "lmma", activation: "OCP_MXFP8_E4M3", weight: "I2_S.arm_64" },
 ];
 
-test.each(PRODUCTS)("the manifest of $activation x $weight for $target, $method, is of its schema and plain JSON", (asked) => {
-  const { manifest } = kernelOf(program, asked);
-  expect(JSON.parse(JSON.stringify(manifest))).toEqual(manifest);
-  expect(misfit(manifest, MANIFEST)).toBeNull();
-  for (const packing of Object.values(manifest.layouts)) expect(misfit(packing, PACKING)).toBeNull();
-  expect(manifest.proofs.length).toBeGreaterThan(0);
-});
+test.each(PRODUCTS)(
+  "the manifest of $activation x $weight for $target, $method, is of its schema and plain JSON",
+  (asked) => {
+    const { manifest } = kernelOf(program, asked);
+    expect(JSON.parse(JSON.stringify(manifest))).toEqual(manifest);
+    expect(misfit(manifest, MANIFEST)).toBeNull();
+    for (const packing of Object.values(manifest.layouts)) expect(misfit(packing, PACKING)).toBeNull();
+    expect(manifest.proofs.length).toBeGreaterThan(0);
+  },
+);
 
 test("the scheduler's choice is the method, and its plan is named", () => {
   const { manifest } = kernelOf(program, { ...USUAL, activation: "Q8_0" });
-  expect([manifest.method, manifest.schedule?.name]).toEqual(["dot", "dot I8 x I8, weights at register in tiles, activations in the producer"]);
+  expect(manifest.method).toBe("dot");
+  expect(manifest.schedule?.name).toMatch(/^dot I8 x I8, /);
 });
 
 test("compiling twice gives the same text and manifest", () => {
@@ -210,13 +209,18 @@ test("compiling twice gives the same text and manifest", () => {
 // --- LMMA -----------------------------------------------------------------------------------------------------------
 
 /** The product by tables of four activations, looked up by bit planes: all that it knows is the manifest. */
-function byTables({ gemm, lmma, layouts }: Manifest, activations: Float64Array, weights: Uint8Array, scaleA: (m: number, k: number) => number): Float64Array {
+function byTables(
+  { gemm, lmma, layouts }: Manifest,
+  activations: Float64Array,
+  weights: Uint8Array,
+  scaleA: (m: number, k: number) => number,
+): Float64Array {
   const { m, n, k } = gemm;
   const { planes, group, offset } = lmma!.weights;
   const packing = layouts.weights!;
   const { codes, scales, offsets } = pack(packing, weights);
   const step = lmma!.tile.k;
-  const size = group ?? k;
+  const size = lmma!.segment;
   const bit = (row: number, at: number, p: number): number => {
     const unit = (row * packing.units_per_row + Math.floor(at / packing.unit_values)) * packing.unit_bytes;
     const place = packing.parts[p]!.bits[at % packing.unit_values]!;
@@ -227,7 +231,9 @@ function byTables({ gemm, lmma, layouts }: Manifest, activations: Float64Array, 
     for (let g = 0; g < k / size; g++) {
       const tables = Array.from({ length: size / step }, (_, t) => {
         const four = activations.subarray(i * k + g * size + t * step, i * k + g * size + (t + 1) * step);
-        return Array.from({ length: 2 ** step }, (_entry, e) => four.reduce((sum, a, j) => sum + ((e >> j) & 1 ? a : -a), 0));
+        return Array.from({ length: 2 ** step }, (_entry, e) =>
+          four.reduce((sum, a, j) => sum + ((e >> j) & 1 ? a : -a), 0),
+        );
       });
       for (let j = 0; j < n; j++) {
         let [products, total] = [0, 0];
@@ -239,7 +245,7 @@ function byTables({ gemm, lmma, layouts }: Manifest, activations: Float64Array, 
             products += 2 ** p * entries[index]!;
           }
         }
-        const s = group === null ? 0 : j * (k / size) + g;
+        const s = group === null ? 0 : Math.floor((j * k + g * size) / group);
         const shift = offset.length === 0 ? 0 : offsets[s]! * total;
         out[i * n + j]! += scaleA(i, g * size) * (scales[s]! * products + shift);
       }
@@ -248,33 +254,33 @@ function byTables({ gemm, lmma, layouts }: Manifest, activations: Float64Array, 
   return out;
 }
 
-test.each(["Q4_0", "TQ2_0", "Lumen", "IQ4_NL", "Q5_1", "Q1_0"])("LMMA: tables and bit planes of %s as the manifest has them give the product", (weight) => {
-  const [m, n, k] = [3, 5, 256];
-  const { manifest } = kernelOf(program, { ...USUAL, weight, activation: "Q8_0", m, n, k, target: "lmma" });
-  const { lmma, layouts, guarantee } = manifest;
-  const next = uniform(SEED);
-  const [a, w] = [boundType(program, "Q8_0", m, k), boundType(program, weight, n, k)];
-  const aBytes = operandOf(a, (m * k) / a.blockSize, next);
-  const wBytes = operandOf(w, (n * k) / w.blockSize, next);
-  const packed = pack(layouts.activations!, aBytes);
-  const integers = lmma!.activations;
-  if (integers.kind !== "integers") throw new Error("Q8_0 has integer codes");
-  const q = packed.integers.map((v) => integers.step * v - integers.shift);
-  expect(Math.min(...q)).toBeGreaterThanOrEqual(integers.least);
-  expect(Math.max(...q)).toBeLessThanOrEqual(integers.most);
-  // Groups of weights may be longer than those of activations: then activations are scaled before the tables are made.
-  const longer = (lmma!.weights.group ?? k) > 32;
-  const scaleOf = (i: number, at: number): number => packed.scales[(i * k + at) / 32]!;
-  const activations = longer ? q.map((x, at) => x * packed.scales[Math.floor(at / 32)]!) : q;
-  const got = byTables(manifest, activations, wBytes, longer ? () => 1 : scaleOf);
-  const { out } = referenceOf({ ...manifest, layouts: {} }, a, w, aBytes, wBytes);
-  const { magnitude } = referenceOf(manifest, a, w, aBytes, wBytes);
-  for (const [at, x] of got.entries()) {
-    const off = Math.abs(x - out[at]!);
-    // Sums here are doubles: what is left is that packed scales are the nearest f32.
-    expect(off, `output ${at}`).toBeLessThanOrEqual(guarantee.relative_error * magnitude[at]!);
-  }
-  const { tile, tiles, counts, weights } = lmma!;
-  expect(tiles).toEqual({ m: Math.ceil(m / tile.m), n: Math.ceil(n / tile.n), k: Math.ceil(k / tile.k) });
-  expect(counts.instructions).toBe(tiles.m * tiles.n * tiles.k * weights.planes);
-});
+test.each(["Q4_0", "TQ2_0", "Lumen", "IQ4_NL", "Q5_1", "Q1_0"])(
+  "LMMA: tables and bit planes of %s as the manifest has them give the product",
+  (weight) => {
+    const [m, n, k] = [3, 5, 256];
+    const { manifest } = kernelOf(program, { ...USUAL, weight, activation: "Q8_0", m, n, k, target: "lmma" });
+    const { lmma, layouts, guarantee } = manifest;
+    const next = uniform(SEED);
+    const [a, w] = [boundType(program, "Q8_0", m, k), boundType(program, weight, n, k)];
+    const aBytes = operandOf(a, (m * k) / a.blockSize, next);
+    const wBytes = operandOf(w, (n * k) / w.blockSize, next);
+    const packed = pack(layouts.activations!, aBytes);
+    const integers = lmma!.activations;
+    if (integers.kind !== "integers") throw new Error("Q8_0 has integer codes");
+    const q = packed.integers.map((v) => integers.step * v - integers.shift);
+    expect(Math.min(...q)).toBeGreaterThanOrEqual(integers.least);
+    expect(Math.max(...q)).toBeLessThanOrEqual(integers.most);
+    const scaleOf = (i: number, at: number): number => packed.scales[Math.floor((i * k + at) / 32)]!;
+    const got = byTables(manifest, q, wBytes, scaleOf);
+    const { out } = referenceOf({ ...manifest, layouts: {} }, a, w, aBytes, wBytes);
+    const { magnitude } = referenceOf(manifest, a, w, aBytes, wBytes);
+    for (const [at, x] of got.entries()) {
+      const off = Math.abs(x - out[at]!);
+      // Sums here are doubles: what is left is that packed scales are the nearest f32.
+      expect(off, `output ${at}`).toBeLessThanOrEqual(guarantee.relative_error * magnitude[at]!);
+    }
+    const { tile, tiles, counts, weights } = lmma!;
+    expect(tiles).toEqual({ m: Math.ceil(m / tile.m), n: Math.ceil(n / tile.n), k: Math.ceil(k / tile.k) });
+    expect(counts.instructions).toBe(tiles.m * tiles.n * tiles.k * weights.planes);
+  },
+);

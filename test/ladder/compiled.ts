@@ -136,7 +136,9 @@ function codeOf(element: Element, next: () => number): bigint {
     for (let done = 0; done < element.bits; done += 8) code = (code << 8n) | BigInt(Math.floor(next() * 256));
     code &= (1n << BigInt(element.bits)) - 1n;
     const lanes = element.kind === "table" ? element.lanes : 1;
-    const isNumber = Array.from({ length: lanes }, (_, lane) => toNumber(elementValue(element, code, lane))).every((x) => Number.isFinite(x));
+    const isNumber = Array.from({ length: lanes }, (_, lane) => toNumber(elementValue(element, code, lane))).every(
+      (x) => Number.isFinite(x),
+    );
     if (isNumber) return code;
   }
 }
@@ -171,7 +173,8 @@ export function pack(packing: Packing, bytes: Uint8Array): Packed {
       const block = bytes.subarray(b * block_bytes, (b + 1) * block_bytes);
       const v = standsFor(packing.codes, block, i);
       integers[at] = v;
-      const stored = (((packing.times * v - packing.subtract) % 2 ** packing.width) + 2 ** packing.width) % 2 ** packing.width;
+      const stored =
+        (((packing.times * v - packing.subtract) % 2 ** packing.width) + 2 ** packing.width) % 2 ** packing.width;
       const unit = (row * units_per_row + Math.floor(k / unit_values)) * unit_bytes;
       for (const { shift, width, bits } of parts) {
         for (let j = 0; j < width; j++) {
@@ -195,7 +198,11 @@ function sumOf(terms: readonly PackedTerm[], block: Uint8Array, g: number): numb
   }, 0);
 }
 
-function standsFor({ runs, flip, map }: Packing["codes"], block: Uint8Array, i: number): number {
+function standsFor(
+  { runs, flip, map }: Packing["codes"] | NonNullable<PackedTerm["codes"]>,
+  block: Uint8Array,
+  i: number,
+): number {
   let code = 0;
   for (const { first, count, bit, step, width, shift } of runs) {
     if (i < first || i >= first + count) continue;
@@ -232,13 +239,24 @@ export interface Reference {
 }
 
 /** The product of what the exact decoder makes of both sides, and the magnitude that the manifest names. */
-export function referenceOf({ gemm, method, guarantee, layouts }: Manifest, a: Type, w: Type, aBytes: Uint8Array, wBytes: Uint8Array): Reference {
+export function referenceOf(
+  { gemm, method, guarantee, layouts }: Manifest,
+  a: Type,
+  w: Type,
+  aBytes: Uint8Array,
+  wBytes: Uint8Array,
+): Reference {
   const { m, n, k } = gemm;
   const [left, right] = [new Float64Array(m * k), new Float64Array(n * k)];
   decode(a, aBytes, left);
   decode(w, wBytes, right);
   // |s q| + |o| of every value, q as it is packed.
-  const parts = (packing: Packing | undefined, bytes: Uint8Array, values: Float64Array, planes: boolean): Float64Array => {
+  const parts = (
+    packing: Packing | undefined,
+    bytes: Uint8Array,
+    values: Float64Array,
+    planes: boolean,
+  ): Float64Array => {
     if (packing === undefined) return values.map(Math.abs);
     const { scales, offsets } = pack(packing, bytes);
     const group = packing.group_values;
@@ -249,7 +267,10 @@ export function referenceOf({ gemm, method, guarantee, layouts }: Manifest, a: T
     });
   };
   const isLookup = method === "lookup";
-  const [leftSize, rightSize] = [parts(layouts.activations, aBytes, left, false), parts(layouts.weights, wBytes, right, isLookup)];
+  const [leftSize, rightSize] = [
+    parts(layouts.activations, aBytes, left, false),
+    parts(layouts.weights, wBytes, right, isLookup),
+  ];
   const out = new Float64Array(m * n);
   const magnitude = new Float64Array(m * n);
   for (let i = 0; i < m; i++) {
@@ -275,7 +296,12 @@ export function outputsOf({ gemm, buffers }: Manifest, element: Element, bytes: 
   for (let i = 0; i < gemm.m; i++) {
     for (let j = 0; j < gemm.n; j++) {
       const at = i * layout.row_bytes + (j * element.bits) / 8;
-      const code = element.bits === 32 ? view.getUint32(at, true) : element.bits === 16 ? view.getUint16(at, true) : view.getUint8(at);
+      const code =
+        element.bits === 32
+          ? view.getUint32(at, true)
+          : element.bits === 16
+            ? view.getUint16(at, true)
+            : view.getUint8(at);
       out[i * gemm.n + j] = toNumber(elementValue(element, BigInt(code), 0));
     }
   }
@@ -286,7 +312,12 @@ export function outputsOf({ gemm, buffers }: Manifest, element: Element, bytes: 
  * The first output that is further from the exact product than its manifest says; null where there is none. Rounding to
  * an element is monotone, so that an output lies between the roundings of both ends of what its sum may be.
  */
-export function firstOff({ gemm, guarantee }: Manifest, element: Element, { out, magnitude }: Reference, got: Float64Array): string | null {
+export function firstOff(
+  { gemm, guarantee }: Manifest,
+  element: Element,
+  { out, magnitude }: Reference,
+  got: Float64Array,
+): string | null {
   const rounded = (x: number): number => toNumber(elementValue(element, encode(element, fromNumber(x)), 0));
   // The reference adds doubles, which round too.
   const relative = guarantee.relative_error + gemm.k * 2 ** -53;
@@ -294,9 +325,10 @@ export function firstOff({ gemm, guarantee }: Manifest, element: Element, { out,
     const off = guarantee.relative_error === 0 ? 0 : relative * magnitude[at]!;
     const [least, most] = [rounded(out[at]! - off), rounded(out[at]! + off)];
     // Beyond the largest number an element may have NaN alone.
-    const fits = Number.isNaN(got[at]) ? Number.isNaN(least) || Number.isNaN(most) : !(got[at]! < least || got[at]! > most);
-    if (!fits)
-      return `output ${at} is ${got[at]}, and not ${out[at]} +- ${off}: ${least} to ${most}`;
+    const fits = Number.isNaN(got[at])
+      ? Number.isNaN(least) || Number.isNaN(most)
+      : !(got[at]! < least || got[at]! > most);
+    if (!fits) return `output ${at} is ${got[at]}, and not ${out[at]} +- ${off}: ${least} to ${most}`;
   }
   return null;
 }

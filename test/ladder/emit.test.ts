@@ -53,16 +53,19 @@ test.each(cases)("$label: JavaScript gives all codes and random blocks as its gu
   }
 });
 
-test.each(cases)("$label: JavaScript equals the exact evaluator, value by value", ({ type }) => {
-  const { decode, guarantee } = javaScript(type);
+const unrounded = cases.filter(({ type }) => javaScript(type).guarantee.kind !== "rounded");
+
+test.each(unrounded)("$label: JavaScript equals the exact evaluator, value by value", ({ type }) => {
   const bytes = blocksOf(type, type.blockSize > 256 ? 1 : 4, SEED + 1);
   const out = new Float64Array((bytes.length / type.blockBytes) * type.blockSize);
-  decode(bytes, out);
+  javaScript(type).decode(bytes, out);
+  const wrong: string[] = [];
   for (let n = 0; n < out.length; n += Math.ceil(out.length / 500)) {
     const block = bytes.subarray(Math.floor(n / type.blockSize) * type.blockBytes);
     const exact = toNumber(exactValue(type, block, n % type.blockSize));
-    if (guarantee.kind !== "rounded") expect(out[n], `value ${n}`).toBe(exact);
+    if (!Object.is(out[n], exact)) wrong.push(`value ${n}: ${out[n]}, and not ${exact}`);
   }
+  expect(wrong).toEqual([]);
 });
 
 test("C++, compiled with all warnings, gives the same singles, and its sanitised build finds nothing undefined", () => {
@@ -175,11 +178,13 @@ const random = fc
   );
 
 test("random types: JavaScript gives any bytes as its guarantee says", () => {
-  const imports = ["int", "float", "table"].map((file) => `import "${file}.ladder"\n`).join("");
+  const files = ["int.ladder", "float.ladder", "table.ladder"];
+  const imports = files.map((file) => `import "${file}"\n`).join("");
+  const texts = files.map((file) => [file, builtinTexts.get(file)!] as const);
   let decoded = 0;
   fc.assert(
     fc.property(random, fc.integer(), (text, seed) => {
-      const resolution = resolveProgram(new Map([...builtinTexts, ["own.ladder", imports + text]]), ["own.ladder"]);
+      const resolution = resolveProgram(new Map([...texts, ["own.ladder", imports + text]]), ["own.ladder"]);
       if (resolution.kind === "rejected") return;
       const type = typeNamed(resolution.program, "B");
       const { decode, guarantee } = javaScript(type);
@@ -189,9 +194,9 @@ test("random types: JavaScript gives any bytes as its guarantee says", () => {
       expect(firstWrong(type, bytes, out, guarantee)).toBeNull();
       decoded++;
     }),
-    { seed: SEED, numRuns: 600 },
+    { seed: SEED, numRuns: 400 },
   );
-  expect(decoded).toBeGreaterThan(300);
+  expect(decoded).toBeGreaterThan(200);
 });
 
 test("guarantees are those of the precision: derived, not listed", () => {

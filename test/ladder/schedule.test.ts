@@ -6,7 +6,8 @@ import { expect, test } from "vitest";
 
 import { conversionGraph } from "../../src/ladder/convert.ts";
 import { costOf, type Tile } from "../../src/ladder/cost.ts";
-import { type Gemm, type Route, routesOf } from "../../src/ladder/route.ts";
+import { routesOf } from "../../src/ladder/method.ts";
+import type { Gemm, Route } from "../../src/ladder/route.ts";
 import { schedule, type Schedule } from "../../src/ladder/schedule.ts";
 import { cheapestTiles } from "../../src/ladder/tile.ts";
 import type { DeviceModel } from "../../src/ladder/type.ts";
@@ -338,11 +339,13 @@ test.each([
   expect(best(`F16 x ${type}`, device, first)).toBeLessThan(best(`F16 x ${type}`, device, second));
 });
 
-test("on two AVX-512 cores the estimates of memory-bound kernels are within a tenth of their times in DRAM", () => {
-  // us, g128: W1 103, W2 196 by lookup. 4.5 bits: 374 for the bytes alone, and 400 measured with 4.125.
+test("on two AVX-512 cores the estimates of memory-bound kernels are near their times in DRAM", () => {
+  // us, g128: W1 103, W2 196 by lookup. 4.5 bits: 374 for the bytes alone; measured 400 with 4.125, which is 436 here.
   expect(best("F16 x Q1_0", "x86_avx512_vnni", "lookup") / 103_000).toBeCloseTo(1, 1);
   expect(best("F16 x Q2_0_128", "x86_avx512_vnni", "lookup") / 196_000).toBeCloseTo(1, 1);
-  expect(best("F16 x Q4_0", "x86_avx512_vnni", "dot") / ((400_000 * 4.5) / 4.125)).toBeCloseTo(1, 0);
+  const four = best("F16 x Q4_0", "x86_avx512_vnni", "dot");
+  expect(four).toBeGreaterThanOrEqual(374_000);
+  expect(four).toBeLessThanOrEqual(436_000);
 });
 
 test("on a software WebGPU adapter, dot is faster than decoding, and decoding than floats as they are", () => {

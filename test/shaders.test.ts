@@ -1,0 +1,69 @@
+// The bodies of WGSL modules: each is valid with the default prelude, and the rounding of outputs is that of encode.
+
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+
+import { encode } from "../src/ladder/encode.ts";
+import { fromNumber } from "../src/ladder/exact.ts";
+import { checker, errorsOf, lavapipe } from "./gpu.ts";
+import { testWith } from "./oracle/oracle.ts";
+import { programWith } from "./ladder/program.ts";
+
+const text = (name: string): string => readFileSync(new URL(`../shaders/${name}.wgsl`, import.meta.url), "utf8");
+const ENTRIES = { gemv: "gemv", gemm: "gemm", dot: "dot_product", lookup: "lookup" };
+
+test.each(Object.entries(ENTRIES))("%s.wgsl is valid with the default prelude", async (file, entry) => {
+  expect(await errorsOf(await checker(), text("prelude") + text(file), entry)).toEqual([]);
+});
+
+const ROUND = `${text("prelude")}${text("round")}
+@group(0) @binding(0) var<storage, read> given: array<u32>;
+@group(0) @binding(1) var<storage, read_write> codes: array<u32>;
+@compute @workgroup_size(64)
+fn round_all(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x < arrayLength(&given)) { codes[id.x] = round_out(bitcast<f32>(given[id.x])); }
+}
+`;
+
+testWith(
+  await lavapipe(),
+  "round.wgsl gives F32 numbers of all exponents the code that encode gives them in F16",
+  async (device) => {
+    const f16 = programWith().elements.get("F16")!;
+    // Every exponent with both signs and the mantissas at and next to the middles between numbers of ten bits.
+    const mantissas = [
+      0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000, 0x2fff, 0x3000, 0x3001, 0x7fefff, 0x7ff000, 0x7fffff,
+    ];
+    const words = Uint32Array.from(
+      Array.from({ length: 512 }, (_, top) => mantissas.map((mantissa) => top * 2 ** 23 + mantissa)).flat(),
+    );
+    const storage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+    const [given, codes] = [0, 1].map(() => device.createBuffer({ size: words.byteLength, usage: storage }));
+    device.queue.writeBuffer(given!, 0, words);
+    const module = device.createShaderModule({ code: ROUND });
+    const pipeline = await device.createComputePipelineAsync({
+      layout: "auto",
+      compute: { module, entryPoint: "round_all" },
+    });
+    const entries = [given!, codes!].map((buffer, binding) => ({ binding, resource: { buffer } }));
+    const encoder = device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }));
+    pass.dispatchWorkgroups(Math.ceil(words.length / 64));
+    pass.end();
+    const back = device.createBuffer({
+      size: words.byteLength,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    encoder.copyBufferToBuffer(codes!, 0, back, 0, words.byteLength);
+    device.queue.submit([encoder.finish()]);
+    await back.mapAsync(GPUMapMode.READ);
+    const got = new Uint32Array(back.getMappedRange().slice(0));
+    // NaN is NaN, whatever its payload.
+    const same = (x: number, y: number): boolean => x === y || ((x & 0x7fff) > 0x7c00 && (y & 0x7fff) > 0x7c00);
+    const floats = new Float32Array(words.buffer);
+    const wrong = Array.from(words.keys()).filter((i) => !same(got[i]!, Number(encode(f16, fromNumber(floats[i]!)))));
+    expect(wrong.map((i) => [floats[i], got[i]])).toEqual([]);
+  },
+);
