@@ -2,11 +2,10 @@
 // The table of types and the JSON object go to stdout, what is wrong goes to stderr, as a finding with its place.
 // Not here: how anything is proved (ladder/prove.ts), the files that come with Lutra (files.ts).
 
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 
-import { readLadder, standardTexts } from "../files.ts";
 import type { Declaration } from "../ladder/ast.ts";
 import { type Diagnostic, diagnosticJson } from "../ladder/diagnostic.ts";
 import type { Guard } from "../ladder/exactness.ts";
@@ -16,9 +15,10 @@ import { claimText, type Proof, prove, type Refutation, refutationDiagnostic } f
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Claim, Element, Endpoint, Program, Restriction } from "../ladder/type.ts";
 import { showExact } from "../ladder/window.ts";
-import { neighbour, standardProgram } from "../library.ts";
+import { standardProgram } from "../library.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
+import { readTexts } from "./program.ts";
 import { makeProgress, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
@@ -82,42 +82,6 @@ async function checkFiles(
     if (resolution.kind === "program") process.stdout.write(summary(report, ms));
   }
   return report.diagnostics.length === 0 ? 0 : 1;
-}
-
-// --- texts ----------------------------------------------------------------------------------------------------------
-
-interface Texts {
-  /** By name: the given ones, what they import from their folders, and those that come with Lutra. */
-  readonly texts: ReadonlyMap<string, string>;
-  /** Where the given ones and those beside them lie, by name. */
-  readonly folders: ReadonlyMap<string, string>;
-}
-
-/** @throws UsageError where two files have one name, FileError where one cannot be read */
-function readTexts(paths: readonly string[]): Texts {
-  const texts = new Map(standardTexts().map(({ name, text }) => [name, text]));
-  const folders = new Map<string, string>();
-  for (const path of paths) {
-    const { name, text } = readLadder(path);
-    const other = folders.get(name);
-    if (other !== undefined && other !== dirname(path))
-      throw new UsageError(`${path}: ${join(other, name)} has the same name, by which an import would find either`);
-    folders.set(name, dirname(path));
-    texts.set(name, text);
-  }
-  for (const [name, folder] of folders) {
-    const result = parse(name, texts.get(name)!);
-    if (result.kind !== "parsed") continue;
-    for (const { text: imported } of result.ast.imports) {
-      // Where there is none, the resolver says so.
-      const found = texts.has(imported) ? null : neighbour(imported, folder);
-      if (found === null) continue;
-      texts.set(imported, found.text);
-      // A map is walked in the order in which it grows.
-      folders.set(imported, folder);
-    }
-  }
-  return { texts, folders };
 }
 
 // --- facts ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import { compile as compileProduct, type CompileTarget, type Manifest } from "..
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
-import { endpointNamed, named, textsWith } from "./program.ts";
+import { endpointNamed, named, readTexts } from "./program.ts";
 import { bytes, escaped, printJson } from "./terminal.ts";
 
 const MAX_SIZE = 2 ** 24;
@@ -81,7 +81,7 @@ export const compile: Command = {
 // oxlint-disable-next-line require-await -- every command is asynchronous
 async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly string[]): Promise<number> {
   if (values.output === null) throw new UsageError("-o: no value; name the folder that the files shall lie in");
-  const texts = textsWith(path ?? null);
+  const { texts } = readTexts(path === undefined ? [] : [path]);
   const resolution = resolveProgram(texts);
   if (resolution.kind === "rejected") {
     printFindings(resolution.diagnostics, texts);
@@ -168,7 +168,10 @@ function summary(
   names: readonly string[],
 ): string {
   const { activation, weight, accumulate, out, m, n, k } = gemm;
-  const plan = schedule === null ? "" : ` (${schedule.name}; about ${(schedule.time_ns / 1000).toFixed(1)} us)`;
+  const plan =
+    schedule === null
+      ? ""
+      : `, that of the plan ${schedule.name} (estimated ${(schedule.time_ns / 1000).toFixed(1)} us); tiles and layout are the kernel's own`;
   const error =
     guarantee.relative_error === 0
       ? "exact"

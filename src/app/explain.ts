@@ -3,22 +3,17 @@
 // Tables and JSON go to stdout; what is wrong with a .ladder file goes to stderr, as a finding with its place.
 // Not here: how plans are made and ranked (ladder/schedule.ts).
 
-import { dirname } from "node:path";
 import process from "node:process";
 
-import { readLadder, standardTexts } from "../files.ts";
 import { conversionGraph } from "../ladder/convert.ts";
-import { didYouMean } from "../ladder/diagnostic.ts";
-import { parse } from "../ladder/grammar.ts";
 import type { Refutation } from "../ladder/prove.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Gemm, RefusedPlan } from "../ladder/route.ts";
 import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule.ts";
-import type { Endpoint, Program } from "../ladder/type.ts";
 import { showExact } from "../ladder/window.ts";
-import { neighbour } from "../library.ts";
-import { command, type Command, UsageError, type Values } from "./command.ts";
+import { command, type Command, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
+import { endpointNamed, named, readTexts } from "./program.ts";
 import { escaped, printJson, table } from "./terminal.ts";
 
 const MAX_SIZE = 2 ** 24;
@@ -67,7 +62,7 @@ export const explain: Command = command({
 // oxlint-disable-next-line require-await -- every command is asynchronous
 async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly string[]): Promise<number> {
   const [path] = paths;
-  const texts = textsWith(path ?? null);
+  const { texts } = readTexts(path === undefined ? [] : [path]);
   const resolution = resolveProgram(texts);
   if (resolution.kind === "rejected") {
     printFindings(resolution.diagnostics, texts);
@@ -89,54 +84,6 @@ async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly strin
   if (values.json) printJson(json(scheduled));
   else process.stdout.write(`${text(scheduled, values.top).split("\n").map(escaped).join("\n")}\n`);
   return scheduled.kind === "schedule" ? 0 : 1;
-}
-
-// --- what is asked --------------------------------------------------------------------------------------------------
-
-/** All that comes with Lutra, and a file of one's own with what it imports from its folder. */
-function textsWith(path: string | null): ReadonlyMap<string, string> {
-  const texts = new Map(standardTexts().map((one) => [one.name, one.text]));
-  if (path === null) return texts;
-  const own = readLadder(path);
-  texts.set(own.name, own.text);
-  const open = [own];
-  for (let source = open.pop(); source !== undefined; source = open.pop()) {
-    const result = parse(source.name, source.text);
-    if (result.kind !== "parsed") continue;
-    for (const { text: name } of result.ast.imports) {
-      // Where there is none, the resolver says so.
-      const found = texts.has(name) ? null : neighbour(name, dirname(path));
-      if (found === null) continue;
-      texts.set(name, found.text);
-      open.push(found);
-    }
-  }
-  return texts;
-}
-
-/** @throws UsageError where nothing has that name, with all that have one, or what it may be */
-function named<T>(option: string, name: string | null, all: ReadonlyMap<string, T>): T {
-  const names = [...all.keys()];
-  if (name === null) throw new UsageError(`--${option}: no value; there are ${names.join(", ")}`);
-  const found = all.get(name);
-  if (found !== undefined) return found;
-  const hint = didYouMean(name, names);
-  const known = `there are ${names.join(", ")}`;
-  throw new UsageError(`--${option}: ${JSON.stringify(name)}; ${hint === null ? known : `${hint} ${known}`}`);
-}
-
-function endpointNamed(option: string, name: string | null, program: Program): Endpoint {
-  const ends = new Map<string, Endpoint>();
-  for (const [key, type] of program.types) ends.set(key, { kind: "type", type });
-  for (const [key, element] of program.elements) ends.set(key, { kind: "element", element });
-  for (const [key, tensor] of program.tensors) {
-    for (const storage of tensor.storages) {
-      const end = { kind: "tensor", tensor, storage } as const;
-      if (!ends.has(key)) ends.set(key, end);
-      if (storage !== "") ends.set(`${key}.${storage}`, end);
-    }
-  }
-  return named(option, name, ends);
 }
 
 // --- for people -----------------------------------------------------------------------------------------------------

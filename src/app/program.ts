@@ -1,7 +1,7 @@
 // What commands speak of by name: the types, elements and devices that come with Lutra, and those of a person's own file.
 // Not here: a type that a model file has to carry (library.ts), what .ladder texts mean (ladder/).
 
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 
 import { readLadder, standardTexts } from "../files.ts";
 import { didYouMean } from "../ladder/diagnostic.ts";
@@ -10,28 +10,42 @@ import type { Endpoint, Program } from "../ladder/type.ts";
 import { neighbour } from "../library.ts";
 import { UsageError } from "./command.ts";
 
+export interface Texts {
+  /** By name: the given ones, what they import from their folders, and those that come with Lutra. */
+  readonly texts: ReadonlyMap<string, string>;
+  /** Where the given ones and those beside them lie, by name. */
+  readonly folders: ReadonlyMap<string, string>;
+}
+
 /**
- * All that comes with Lutra, and a file of one's own with what it imports from its folder; texts by name.
- * @throws FileError where the file cannot be read
+ * Files with what they import, and all that comes with Lutra.
+ * @throws UsageError where two files have one name,
+ *   FileError where one cannot be read
  */
-export function textsWith(path: string | null): ReadonlyMap<string, string> {
-  const texts = new Map(standardTexts().map((one) => [one.name, one.text]));
-  if (path === null) return texts;
-  const own = readLadder(path);
-  texts.set(own.name, own.text);
-  const open = [own];
-  for (let source = open.pop(); source !== undefined; source = open.pop()) {
-    const result = parse(source.name, source.text);
+export function readTexts(paths: readonly string[]): Texts {
+  const texts = new Map(standardTexts().map(({ name, text }) => [name, text]));
+  const folders = new Map<string, string>();
+  for (const path of paths) {
+    const { name, text } = readLadder(path);
+    const other = folders.get(name);
+    if (other !== undefined && other !== dirname(path))
+      throw new UsageError(`${path}: ${join(other, name)} has the same name, by which an import would find either`);
+    folders.set(name, dirname(path));
+    texts.set(name, text);
+  }
+  for (const [name, folder] of folders) {
+    const result = parse(name, texts.get(name)!);
     if (result.kind !== "parsed") continue;
-    for (const { text: name } of result.ast.imports) {
+    for (const { text: imported } of result.ast.imports) {
       // Where there is none, the resolver says so.
-      const found = texts.has(name) ? null : neighbour(name, dirname(path));
+      const found = texts.has(imported) ? null : neighbour(imported, folder);
       if (found === null) continue;
-      texts.set(name, found.text);
-      open.push(found);
+      texts.set(imported, found.text);
+      // A map is walked in the order in which it grows.
+      folders.set(imported, folder);
     }
   }
-  return texts;
+  return { texts, folders };
 }
 
 /** @throws UsageError where nothing has that name, with what it may be, or all that have one */

@@ -52,7 +52,10 @@ export interface Manifest {
   readonly target: CompileTarget;
   readonly device: string;
   readonly method: MethodName;
-  /** The plan that chose the method, with its estimate; null where the method was given, or no plan has it. */
+  /**
+   * The plan that chose the method, with its estimate; null where the method was given, or no plan has it. Only the
+   * method is taken from it: tiles and layouts are the kernel's own, and the time is not a measurement of the kernel.
+   */
   readonly schedule: { readonly name: string; readonly time_ns: number } | null;
   readonly guarantee: ManifestGuarantee;
   /** So many products of codes are summed without rounding or overflow, whatever they are; null for floats. */

@@ -86,11 +86,11 @@ test("names that nobody has are refused with those that there are", () => {
   expect(lutra(["explain", "--type", "Q4_0", "--device", "a10"])).toEqual({
     code: 2,
     out: "",
-    err: `lutra: --device: "a10"; did you mean "a100"? there are ${devices}\n`,
+    err: `lutra: --device: "a10"; did you mean "a100"?\n`,
   });
   const { code, err } = lutra(["explain", "--type", "Q4_9", "--device", "a100"]);
   expect(code).toBe(2);
-  expect(err).toMatch(/^lutra: --type: "Q4_9"; did you mean "Q4_[01K]"\? there are F64, F32, /);
+  expect(err).toMatch(/^lutra: --type: "Q4_9"; did you mean "Q4_[01K]"\?\n$/);
 });
 
 test("a file that is wrong is a finding, and ends with 1", () => {

@@ -102,7 +102,7 @@ test("C++, compiled with all warnings, gives the same singles, and its sanitised
     ];
     build("checked", sanitised);
     const raw = build("fast", ["-O2", "-DLIMIT(n)=(n)"]);
-    const out = new Float32Array(Uint8Array.from(raw).buffer);
+    const out = new Float32Array(new Uint8Array(raw).buffer);
     let at = 0;
     for (const { label, type, bytes, emission } of made) {
       const count = (bytes.length / type.blockBytes) * type.blockSize;
@@ -194,9 +194,9 @@ test("random types: JavaScript gives any bytes as its guarantee says", () => {
       expect(firstWrong(type, bytes, out, guarantee)).toBeNull();
       decoded++;
     }),
-    { seed: SEED, numRuns: 400 },
+    { seed: SEED, numRuns: 150 },
   );
-  expect(decoded).toBeGreaterThan(200);
+  expect(decoded).toBeGreaterThan(75);
 });
 
 test("guarantees are those of the precision: derived, not listed", () => {
