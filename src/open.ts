@@ -2,12 +2,15 @@
 // reason, which tests print when they skip and the command line shows to the user.
 
 import type { Backend, Unavailable } from "./backend.ts";
+import type { Choose } from "./cpu/backend.ts";
 
 export interface OpenOptions {
   /** Worker threads of the CPU backend; the default is one for each usable physical core. */
   readonly threads?: number;
-  /** Instruction set of the CPU backend: "avx512-vnni", "avx2" or "scalar"; the default is the best there is. */
+  /** Instruction set of the CPU backend: "avx512-vbmi", "avx2", "scalar" ...; the default is the best there is. */
   readonly isa?: string;
+  /** How the CPU backend chooses its kernels; the default is a fixed rule. */
+  readonly choose?: Choose;
 }
 
 /** Names that `open` takes. */

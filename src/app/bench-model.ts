@@ -261,7 +261,7 @@ function likeliest(logits: Float32Array): number {
 /** A rotation through 1 GiB that reads and does nothing else, as before and after each round of bench gemv. */
 async function readGbps(reader: NativeEngine): Promise<number> {
   const matrix = { bits: 8, group: 128, n: 4096, k: 4096, tokens: 1, offset: false };
-  const { readUs, bytes } = await reader.bench({ ...matrix, rounds: 0 });
+  const { readUs, bytes } = await reader.bench({ ...matrix, rounds: 0, lookup: false, ahead: 0, poolBytes: 2 ** 30 });
   return bytes / Math.min(...readUs) / 1000;
 }
 

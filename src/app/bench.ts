@@ -4,7 +4,8 @@
 import process from "node:process";
 
 import { Placements } from "../cpu/layout.ts";
-import { type BenchCase, loadAddon, usableCores } from "../cpu/native.ts";
+import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
+import { canLookUp, caseOf, type MatrixCase, staticKernel } from "../cpu/tuner.ts";
 import { didYouMean } from "../ladder/diagnostic.ts";
 import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";
@@ -13,8 +14,11 @@ import { benchModel } from "./bench-model.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printJson } from "./terminal.ts";
 
+/** More than any cache holds. */
+const POOL_BYTES = 2 ** 30;
+
 const OPTIONS = {
-  bits: { kind: "integer", about: "bits of a weight as kernels store it: 2, 4 or 8", min: 2, max: 8, fallback: 4 },
+  bits: { kind: "integer", about: "bits of a weight as kernels store it: 1 to 6, or 8", min: 1, max: 8, fallback: 4 },
   group: { kind: "integer", about: "weights that share a scale, a multiple of 16", min: 16, max: 4096, fallback: 128 },
   m: { kind: "integer", about: "rows of the matrix", min: 1, max: 2 ** 20, fallback: 4096 },
   type: { kind: "text", about: "weights of that number type, as the backend keeps them, in place of bits and group" },
@@ -23,6 +27,13 @@ const OPTIONS = {
   batch: { kind: "integer", about: "vectors at once, for gemm", min: 1, max: 1024, fallback: 32 },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
+  kernel: {
+    kind: "choice",
+    about: "kernels for integers",
+    choices: ["best", "dot", "lookup"],
+    fallback: "best",
+  },
+  ahead: { kind: "integer", about: "bytes to fetch ahead of reading", min: 0, max: 65_536, fallback: null },
   rounds: { kind: "integer", about: "rounds through 1 GiB of weights", min: 1, max: 1000, fallback: 5 },
   json: { kind: "flag", about: "one JSON object on stdout" },
 } as const;
@@ -68,7 +79,7 @@ async function measure(
   const { m, k, rounds } = values;
   const typed = values.type === null ? null : typedCase(values.type, values["types-from"], m, k);
   const { bits, group, offset } = typed ?? { ...values, offset: false };
-  if (![2, 4, 8].includes(bits)) throw new UsageError(`--bits: ${bits}; 2, 4 or 8`);
+  if (bits === 7) throw new UsageError(`--bits: ${bits}; 1 to 6, or 8`);
   if (group % 16 !== 0) throw new UsageError(`--group: ${group}; a multiple of 16`);
   if (k % group !== 0) throw new UsageError(`--k: ${k}; a multiple of the group, which is ${group}`);
   const addon = loadAddon();
@@ -78,9 +89,30 @@ async function measure(
   const threads = values.threads ?? usableCores();
   const n = kernel === "gemv" ? 1 : values.batch;
 
+  const codes = { bits, plain: typed === null || (typed.layout.steps === null && typed.layout.table === null) };
+  const rule = staticKernel(isa, processorName(), codes);
+  if (values.kernel === "lookup" && !canLookUp(isa, codes))
+    throw new UsageError(
+      `--kernel: lookup; ${isa} has no lookups for ${bits} bits${codes.plain ? "" : " through a table"}`,
+    );
+  const lookup = values.kernel === "best" ? rule.lookup : values.kernel === "lookup";
+  const ahead = values.ahead ?? rule.ahead;
+
   const engine = new addon.Engine(isa, threads);
   const times = await unlessAborted(
-    engine.bench({ bits, group, n: m, k, tokens: n, offset, rounds, ...(typed && { layout: typed.layout }) }),
+    engine.bench({
+      bits,
+      group,
+      n: m,
+      k,
+      tokens: n,
+      offset,
+      rounds,
+      lookup,
+      ahead,
+      poolBytes: POOL_BYTES,
+      ...(typed && { layout: typed.layout }),
+    }),
     signal,
   );
   if (times === "aborted") return 130;
@@ -89,12 +121,27 @@ async function measure(
   const gbps = times.bytes / timeUs.median / 1000;
   const readGbps = times.bytes / spread(times.readUs).median / 1000;
   const gops = (2 * m * k * n) / timeUs.median / 1000;
-  const facts = { kernel, isa, bits, group, m, k, n, threads, time_us: timeUs, gbps, read_gbps: readGbps };
+  const family = typed?.layout.table ? "table" : lookup ? "lookup" : "dot";
+  const facts = {
+    kernel,
+    isa,
+    family,
+    ahead,
+    bits,
+    group,
+    m,
+    k,
+    n,
+    threads,
+    time_us: timeUs,
+    gbps,
+    read_gbps: readGbps,
+  };
   if (values.json) {
     printJson({ ...facts, share: gbps / readGbps, gops });
   } else {
     process.stdout.write(
-      `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa}, ${threads} threads: ` +
+      `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa} ${family}, ${threads} threads: ` +
         `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
         `${gbps.toFixed(1)} GB/s, ${((100 * gbps) / readGbps).toFixed(0)} % of a plain read's ` +
         `${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
@@ -103,10 +150,8 @@ async function measure(
   return 0;
 }
 
-type Typed = Pick<BenchCase, "bits" | "group" | "offset"> & Required<Pick<BenchCase, "layout">>;
-
 /** The tiles in which an (m, k) matrix of a type is kept. */
-function typedCase(name: string, from: string | null, m: number, k: number): Typed {
+function typedCase(name: string, from: string | null, m: number, k: number): MatrixCase {
   const found = findType(name, from, standardProgram());
   if (found.kind === "rejected") throw new UsageError(found.diagnostics.join("\n"));
   if (found.kind === "unknown") {
@@ -122,14 +167,7 @@ function typedCase(name: string, from: string | null, m: number, k: number): Typ
     throw new UsageError(
       `--type: ${name} is kept as plain ${placement.format}, which has no kernel of its own to measure`,
     );
-  const { bits, group, product, scales, blockSize } = placement;
-  const layout = {
-    steps: product.kind === "integer" ? product.steps : null,
-    table: product.kind === "table" ? product.table : null,
-    scales: scales.kind,
-    blockGroups: scales.kind === "two-level" ? blockSize / group : 1,
-  };
-  return { bits, group, offset: scales.offset !== null, layout };
+  return caseOf(placement, m, k);
 }
 
 function spread(list: readonly number[]): { min: number; median: number; max: number } {

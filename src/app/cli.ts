@@ -21,6 +21,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
   inspect: { about: "what is in a model file", load: async () => (await import("./inspect.ts")).inspect },
   bench: { about: "how fast the kernels are here", load: async () => (await import("./bench.ts")).bench },
+  tune: {
+    about: "measure which kernels are the fastest here",
+    load: async () => (await import("./tune.ts")).tuneCommand,
+  },
   quantize: {
     about: "write a model in another number type, also one of your own",
     load: async () => (await import("./quantize.ts")).quantize,
@@ -47,7 +51,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
 
 const HELP = `usage: lutra <command> [options]
 
-Runs low-bit language models.
+Runs low-bit language models; proves, compiles and explains number formats.
 
 commands:
 ${Object.entries(COMMANDS)

@@ -23,7 +23,8 @@ export type Option =
   /** Any unsigned 64-bit number. */
   | { readonly kind: "u64"; readonly about: string }
   | { readonly kind: "choice"; readonly about: string; readonly choices: readonly string[]; readonly fallback: string }
-  | { readonly kind: "text"; readonly about: string }
+  /** `short`: its one letter behind a single -, where it has one. */
+  | { readonly kind: "text"; readonly about: string; readonly short?: string }
   /** May be given several times; no text is empty. */
   | { readonly kind: "texts"; readonly about: string };
 
@@ -117,7 +118,10 @@ function parse<T extends Options>(
     allowPositionals: true,
     tokens: true,
     options: Object.fromEntries(
-      Object.entries(all).map(([key, { kind }]) => [key, { type: kind === "flag" ? "boolean" : "string" } as const]),
+      Object.entries(all).map(([key, option]) => [
+        key,
+        { type: option.kind === "flag" ? ("boolean" as const) : ("string" as const), ...letterOf(option) },
+      ]),
     ),
   });
   const given = new Map<string, string[]>();
@@ -125,7 +129,8 @@ function parse<T extends Options>(
     if (token.kind !== "option") continue;
     const { rawName, value } = token;
     const option = Object.hasOwn(all, token.name) ? all[token.name] : undefined;
-    if (option === undefined || !rawName.startsWith("--")) {
+    const isShort = option !== undefined && rawName === `-${letterOf(option).short}`;
+    if (option === undefined || !(isShort || rawName.startsWith("--"))) {
       const hint = didYouMean(
         rawName,
         Object.keys(all).map((key) => `--${key}`),
@@ -146,7 +151,7 @@ function parse<T extends Options>(
     }
     const isText = option.kind === "text" || option.kind === "texts";
     if (isText && !token.inlineValue && value?.startsWith("-"))
-      throw new UsageError(`${rawName}: ${value}; a text that begins with - is written ${rawName}=${value}`);
+      throw new UsageError(`${rawName}: ${value}; a text that begins with - is written --${token.name}=${value}`);
     const before = given.get(token.name);
     if (before !== undefined && option.kind !== "texts" && option.kind !== "flag")
       throw new UsageError(`${rawName}: given twice, as ${before[0]} and ${value}; once is enough`);
@@ -155,6 +160,10 @@ function parse<T extends Options>(
   const values = Object.entries(all).map(([key, option]) => [key, valueOf(key, option, given.get(key))]);
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the table that made the values makes their type
   return { values: Object.fromEntries(values) as Values<T>, positionals };
+}
+
+function letterOf(option: Option): { readonly short?: string } {
+  return option.kind === "text" && option.short !== undefined ? { short: option.short } : {};
 }
 
 function valueOf(name: string, option: Option, given: readonly string[] | undefined): unknown {
@@ -206,7 +215,8 @@ function allowed(option: Option): string {
 
 function helpOf<T extends Options>({ usage, about, options, examples }: CommandSpec<T>): string {
   const rows = Object.entries<Option>({ ...options, ...COMMON }).map(([name, option]) => {
-    const left = `  --${name}${option.kind === "flag" ? "" : ` <${placeholder(option)}>`}`;
+    const { short } = letterOf(option);
+    const left = `  ${short === undefined ? "" : `-${short}, `}--${name}${option.kind === "flag" ? "" : ` <${placeholder(option)}>`}`;
     const choices = option.kind === "choice" ? `: ${option.choices.join(", ")}` : "";
     const fallback = "fallback" in option && option.fallback !== null ? ` (${option.fallback})` : "";
     return `${left.padEnd(26)}${option.about}${choices}${fallback}`;

@@ -1,14 +1,15 @@
 // lutra compile: kernels for a matrix product of any declared types, as text with a manifest, in a folder of one's own.
-// Every file appears whole, the manifest last; files of these names that are there are replaced, as compilers do.
+// Files appear whole, the manifest last, and none before all are written; those of these names that are there are
+// replaced, as compilers do.
 // Not here: the kernels (ladder/compile.ts).
 
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
-import { createFile, FileError } from "../files.ts";
+import { createFile, FileError, type FileSink } from "../files.ts";
 import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/compile.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
@@ -34,7 +35,7 @@ const OPTIONS = {
     choices: ["auto", "decode", "dot", "lookup"],
     fallback: "auto",
   },
-  output: { kind: "text", about: "folder for the files, also -o; made if it is not there" },
+  output: { kind: "text", about: "folder for the files; made if it is not there", short: "o" },
   json: { kind: "flag", about: "the manifest as one JSON object on stdout too" },
 } as const;
 
@@ -45,7 +46,7 @@ const DEVICES: Readonly<Record<CompileTarget, string>> = {
   lmma: "lut_tensor_core",
 };
 
-const inner: Command = command({
+export const compile: Command = command({
   name: "compile",
   usage: ["compile [file.ladder] --type name -o folder [options]"],
   about: [
@@ -67,16 +68,6 @@ const inner: Command = command({
   positionals: 1,
   run: compileKernel,
 });
-
-/** As every command, but that -o is short for --output, as for other compilers. */
-export const compile: Command = {
-  help: inner.help,
-  run: (args, signal) =>
-    inner.run(
-      args.map((arg) => (arg === "-o" ? "--output" : arg)),
-      signal,
-    ),
-};
 
 // oxlint-disable-next-line require-await -- every command is asynchronous
 async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly string[]): Promise<number> {
@@ -103,7 +94,7 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
       method: values.method === "auto" ? null : (values.method as Manifest["method"]),
       program,
     },
-    shaderTexts(),
+    target === "wgsl" ? shaderTexts() : new Map(),
   );
   if (compiled.kind === "refused") throw new Error(compiled.reason);
   const manifest = {
@@ -116,7 +107,7 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
   };
   makeFolder(values.output);
   const written = [...compiled.files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }];
-  for (const { name, text } of written) write(join(values.output, name), text, path === undefined ? [] : [path]);
+  writeAll(values.output, written, path === undefined ? [] : [path]);
   if (values.json) printJson(manifest);
   else
     process.stdout.write(
@@ -133,15 +124,24 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
 function shaderTexts(): ReadonlyMap<string, string> {
   // This file lies two levels below the package's root both as src/app/compile.ts and as dist/app/compile.js.
   const folder = fileURLToPath(new URL("../../shaders/", import.meta.url));
-  const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
-  return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
+  try {
+    const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
+    return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
+  } catch (error) {
+    const why = `the kernels' bodies that come with Lutra cannot be read (${codeOf(error)}); install it again`;
+    throw new FileError(`${folder}: ${why}`, { cause: error });
+  }
 }
 
+/** Makes a folder and those above it. One by one, since Node's own recursion never ends in some places, as in /proc. */
 function makeFolder(path: string): void {
+  const isFolder = (at: string): boolean => statSync(at, { throwIfNoEntry: false })?.isDirectory() === true;
   try {
-    mkdirSync(path, { recursive: true });
+    const missing: string[] = [];
+    for (let at = resolve(path); !isFolder(at); at = dirname(at)) missing.unshift(at);
+    for (const folder of missing) mkdirSync(folder);
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
+    const code = codeOf(error);
     const why =
       code === "EEXIST" || code === "ENOTDIR"
         ? "there is a file of that name; name a folder"
@@ -150,14 +150,26 @@ function makeFolder(path: string): void {
   }
 }
 
-function write(path: string, text: string, inputs: readonly string[]): void {
-  const content = Buffer.from(text);
-  const file = createFile(path, content.length, inputs);
+function codeOf(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : String(error);
+}
+
+function writeAll(
+  folder: string,
+  files: readonly { readonly name: string; readonly text: string }[],
+  inputs: readonly string[],
+): void {
+  const sinks: FileSink[] = [];
   try {
-    file.write(content);
-    file.commit();
+    for (const { name, text } of files) {
+      const content = Buffer.from(text);
+      const sink = createFile(join(folder, name), content.length, inputs);
+      sinks.push(sink);
+      sink.write(content);
+    }
+    for (const sink of sinks) sink.commit();
   } finally {
-    file.abandon();
+    for (const sink of sinks) sink.abandon();
   }
 }
 

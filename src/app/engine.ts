@@ -8,6 +8,7 @@ import { DEVICES, open } from "../open.ts";
 import type { Option } from "./command.ts";
 import type { Phases } from "./phases.ts";
 import { makeProgress, note } from "./terminal.ts";
+import { tunedChoice } from "./tune.ts";
 
 /** A session that is under way; closing it (`await using`) frees all three. */
 export interface Engine extends AsyncDisposable {
@@ -34,6 +35,8 @@ interface EngineOptions {
   readonly context: number | null;
   /** Context where it is not given and the model was trained on more. */
   readonly usualContext: number;
+  /** Kernels by the fixed rule, whatever was measured. */
+  readonly untuned?: boolean;
   readonly phases: Phases;
 }
 
@@ -42,14 +45,14 @@ interface EngineOptions {
  * be built at the same time.
  */
 export async function startEngine(file: string, options: EngineOptions): Promise<Engine> {
-  const { device, threads, context, usualContext, phases } = options;
+  const { device, threads, context, usualContext, untuned = false, phases } = options;
   const model = load(file, { ...(context !== null && { context }), usualContext, phase: (name) => phases.step(name) });
   const { trainedContext } = model.config;
   if (context !== null && context > trainedContext)
     note(
       `--ctx ${context} is more than the ${trainedContext} tokens that the model was trained on; expect worse text there`,
     );
-  const backend = await openBackend(device, threads);
+  const backend = await openBackend(device, threads, untuned);
   phases.step("backend");
   const progress = makeProgress("loading");
   const weights = backend.prepare(model.plan, model.weights, (done, total) => progress.update(done, total));
@@ -78,8 +81,11 @@ export async function naming<T>(file: string, work: Promise<T>): Promise<T> {
   }
 }
 
-async function openBackend(device: string, threads: number | null): Promise<Backend> {
-  const options = threads === null ? {} : { threads };
+async function openBackend(device: string, threads: number | null, untuned: boolean): Promise<Backend> {
+  const options = {
+    ...(threads !== null && { threads }),
+    ...(!untuned && { choose: tunedChoice() }),
+  };
   const backend = await open(device, options);
   if ("unavailable" in backend) throw new Error(`device ${device}: ${backend.unavailable}`);
   if (device === "auto" && backend.name === "reference") {

@@ -10,11 +10,12 @@ import type { Refutation } from "../ladder/prove.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Gemm, RefusedPlan } from "../ladder/route.ts";
 import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule.ts";
+import type { DeviceModel } from "../ladder/type.ts";
 import { showExact } from "../ladder/window.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
 import { endpointNamed, named, readTexts } from "./program.ts";
-import { escaped, printJson, table } from "./terminal.ts";
+import { escaped, makeProgress, printJson, table } from "./terminal.ts";
 
 const MAX_SIZE = 2 ** 24;
 
@@ -80,10 +81,25 @@ async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly strin
     k: values.k,
     accept: values.accept === "exact" ? "exact" : "rounded",
   };
-  const scheduled = schedule(gemm, device, conversionGraph(program));
+  const scheduled = withProgress(device, (progress) => schedule(gemm, device, conversionGraph(program), progress));
   if (values.json) printJson(json(scheduled));
   else process.stdout.write(`${text(scheduled, values.top).split("\n").map(escaped).join("\n")}\n`);
   return scheduled.kind === "schedule" ? 0 : 1;
+}
+
+/** Plans are found product by product, in the order of the machine's text; those of one start with its name. */
+function withProgress(device: DeviceModel, work: (progress: (plan: string) => void) => Scheduled): Scheduled {
+  const bar = makeProgress("proving");
+  const total = device.multiplies.length + device.lookups.length;
+  const seen = new Set<string>();
+  try {
+    return work((plan) => {
+      seen.add(plan.split(/,| by | of /, 1)[0]!);
+      bar.update(Math.min(seen.size, total), total, escaped(plan));
+    });
+  } finally {
+    bar.clear();
+  }
 }
 
 // --- for people -----------------------------------------------------------------------------------------------------

@@ -68,8 +68,9 @@ async function formatFiles(values: Values<typeof OPTIONS>, paths: readonly strin
     const differs = result.text !== text;
     differ += Number(differs);
     files.push({ file: name, path, formatted: !differs, text: path === null ? result.text : null });
-    if (!values.json) process.stdout.write(told(source, result, differs, values.check));
+    // What is named has been replaced.
     if (differs && path !== null && !values.check) replace(path, result.text);
+    if (!values.json) process.stdout.write(told(source, result, differs, values.check));
   }
   if (values.json) printJson({ files, diagnostics });
   return files.length < sources.length || (values.check && differ > 0) ? 1 : 0;

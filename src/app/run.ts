@@ -4,6 +4,8 @@ import { fstatSync } from "node:fs";
 import process from "node:process";
 
 import type { Session } from "../backend.ts";
+import { usableCores } from "../cpu/native.ts";
+import type { MatrixCase } from "../cpu/tuner.ts";
 import { DEFAULT_CONTEXT, type Model } from "../load.ts";
 import { type Generated, generate } from "../model/generate.ts";
 import { unlessAborted } from "../model/interrupt.ts";
@@ -13,6 +15,7 @@ import { type Engine, ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
 import { dim, harmless, makeProgress, note, peakMib, printJson, rate } from "./terminal.ts";
+import { casesOf, measure, unmeasured } from "./tune.ts";
 
 /** Tokens to generate where nobody says how many; of a small context no more than half, so that it does not fill. */
 const USUAL_TOKENS = 256;
@@ -20,6 +23,7 @@ const USUAL_TOKENS = 256;
 const OPTIONS = {
   ...ENGINE_OPTIONS,
   ctx: { ...ENGINE_OPTIONS.ctx, about: `tokens of context; the model's, but no more than ${DEFAULT_CONTEXT}` },
+  "no-tune": { kind: "flag", about: "kernels by a fixed rule, and nothing measured after a first run" },
   "max-tokens": {
     kind: "integer",
     about: `tokens to generate at most; ${USUAL_TOKENS}, or half the context if that is less`,
@@ -101,7 +105,8 @@ async function runModel(
   text.catch(() => undefined); // it is awaited below, and may fail before
   const loadFromMs = performance.now();
   const { device, threads, ctx: context } = values;
-  const engine = await startEngine(file, { device, threads, context, usualContext: DEFAULT_CONTEXT, phases });
+  const untuned = values["no-tune"];
+  const engine = await startEngine(file, { device, threads, context, usualContext: DEFAULT_CONTEXT, untuned, phases });
   const seed = values.seed ?? randomSeed();
   const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
   const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));
@@ -119,8 +124,32 @@ async function runModel(
   report(engine, output, loadMs, values, seed);
   // After Ctrl-C, or an error, nothing waits for the work in native threads: the process ends, and all with it.
   if (signal.aborted) return 130;
+  const cases = engine.backend.name === "cpu" && !untuned && isAttended() ? casesOf(engine.model) : [];
   await engine[Symbol.asyncDispose]();
-  return 0;
+  await tuneOnce(cases, threads ?? usableCores(), signal);
+  return signal.aborted ? 130 : 0;
+}
+
+/** Whether a person waits, rather than a program: nobody's measurements are disturbed, and Ctrl-C is at hand. */
+function isAttended(): boolean {
+  return process.stdout.isTTY && process.stderr.isTTY;
+}
+
+/** After the answer of the first run of such a model, measures which kernels are the fastest for the next. */
+async function tuneOnce(all: readonly MatrixCase[], threads: number, signal: AbortSignal): Promise<void> {
+  const cases = unmeasured(all);
+  if (cases.length === 0) return;
+  const progress = makeProgress("measuring kernels for the next run (once; --no-tune leaves it out)");
+  try {
+    await unlessAborted(
+      measure(cases, threads, (done) => progress.update(done, cases.length)),
+      signal,
+    );
+  } catch (error) {
+    note((error as Error).message); // the answer is there, and the next run will be as this one
+  } finally {
+    progress.clear();
+  }
 }
 
 /** A generation with its text. */

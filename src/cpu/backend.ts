@@ -14,15 +14,27 @@ import {
 import { decode } from "../ladder/codec.ts";
 import type { Op } from "../ops.ts";
 import type { Plan } from "../plan.ts";
-import { placedBytes, type Placement, Placements, type Rows, TILE_ROWS, type Use } from "./layout.ts";
-import { availableMemory, loadAddon, type NativeEngine, type NativeSession, usableCores } from "./native.ts";
+import { placedBytes, type Placement, Placements, type Rows, TILE_ROWS, type Tiles, type Use } from "./layout.ts";
+import {
+  availableMemory,
+  loadAddon,
+  type NativeEngine,
+  type NativeSession,
+  processorName,
+  usableCores,
+} from "./native.ts";
+import { codesOf, type Kernel, staticKernel } from "./tuner.ts";
 
 export interface CpuOptions {
   /** Worker threads; the default is one for each physical core that the process may use. */
   readonly threads?: number;
   /** One of the instruction sets that `isas()` names; the default is the best. */
   readonly isa?: string;
+  /** Which kernel runs an (n, k) matrix; the default is a fixed rule. */
+  readonly choose?: Choose;
 }
+
+export type Choose = (tiles: Tiles, n: number, k: number, isa: string) => Kernel;
 
 /** More than any machine of today has cores. */
 const MAX_THREADS = 1024;
@@ -41,10 +53,13 @@ export function openCpu(options: CpuOptions = {}): Backend | Unavailable {
   if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS)
     throw new RangeError(`threads: ${threads}; 1 to ${MAX_THREADS}`);
   const engine = new addon.Engine(isa, threads);
+  const processor = processorName();
+  const choose = options.choose ?? ((tiles) => staticKernel(isa, processor, codesOf(tiles)));
   return {
     name: "cpu",
     device: { name: "cpu", isa, threads },
-    prepare: (plan, weights, progress) => prepare(engine, plan, weights, progress),
+    prepare: (plan, weights, progress) =>
+      prepare(engine, (tiles, n, k) => choose(tiles, n, k, isa), plan, weights, progress),
     [Symbol.asyncDispose]: () => {
       engine.close();
       return Promise.resolve();
@@ -54,11 +69,12 @@ export function openCpu(options: CpuOptions = {}): Backend | Unavailable {
 
 async function prepare(
   engine: NativeEngine,
+  choose: (tiles: Tiles, n: number, k: number) => Kernel,
   plan: Plan,
   weights: WeightSource,
   progress?: (done: number, total: number) => void,
 ): Promise<Session> {
-  const { description, weightBytes, expandedBytes, conversions } = describe(plan, weights);
+  const { description, weightBytes, expandedBytes, conversions } = describe(plan, weights, choose);
   const { layers, slots, context, width } = plan.cache;
   const cacheBytes = 2 * 2 * layers * slots * context * width;
   const available = availableMemory();
@@ -196,8 +212,15 @@ interface Description {
   readonly conversions: readonly Conversion[];
 }
 
+/** Plain floats are read as they come. */
+const NO_CHOICE: Kernel = { lookup: false, ahead: 0 };
+
 /** The plan with names replaced by indices, as addon.cpp reads it. */
-function describe(plan: Plan, weights: WeightSource): Description {
+function describe(
+  plan: Plan,
+  weights: WeightSource,
+  choose: (tiles: Tiles, n: number, k: number) => Kernel,
+): Description {
   const placements = new Placements();
   const types = new Table<Placement, Placement>();
   const matrices = new Table<string, object>();
@@ -224,6 +247,7 @@ function describe(plan: Plan, weights: WeightSource): Description {
       n: use === "matrix" ? shape[0] : 1,
       k: shape.at(-1),
       type: types.index(placement, () => placement),
+      kernel: placement.kind === "tiles" ? choose(placement, shape[0] ?? 0, shape[1] ?? 0) : NO_CHOICE,
     };
   };
   const matrix = (name: string): number => matrices.index(name, () => sourceOf(name, "matrix"));

@@ -11,7 +11,11 @@ import type { Type } from "../ladder/type.ts";
 /** Activations are quantised in groups of this many values, so that k must be a multiple of it. */
 const ACTIVATION_GROUP = 16;
 /** Rows of a tile. */
-export const TILE_ROWS = 32;
+export const TILE_ROWS = 64;
+/** Values of a row whose codes lie together. */
+const CHUNK = 32;
+/** Codes of integers that stand for others are looked up in a register of 16 bytes. */
+const MAX_STEPS = 16;
 /** Values that share a scale where all have the same: enough to make its bytes few, few enough for sums to stay short. */
 const CONSTANT_GROUP = 256;
 
@@ -48,6 +52,9 @@ type Scales =
   | { readonly kind: "two-level"; readonly scale: TwoLevelTerm; readonly offset: TwoLevelTerm | null }
   | { readonly kind: "float"; readonly scale: FloatTerm; readonly offset: FloatTerm | null };
 
+/** Bits of a code in memory. */
+type Width = 1 | 2 | 3 | 4 | 5 | 6 | 8;
+
 /** Tiles of codes: value = factor * (scale(g) * level + offset(g)), level by `product`. */
 export interface Tiles {
   readonly kind: "tiles";
@@ -58,7 +65,7 @@ export interface Tiles {
   /** The code in memory for each sum of digits (or for each code as it is stored); null where they are the same. */
   readonly remap: readonly number[] | null;
   /** Of a code in memory. */
-  readonly bits: 2 | 4 | 8;
+  readonly bits: Width;
   readonly group: number;
   readonly product:
     /** level = step(code) - zero, with integers from 0 to 255 as steps: `steps[code]`, or the code itself. */
@@ -113,7 +120,8 @@ function tilesOf(structure: LevelStructure, divisor: number): Tiles | null {
     count: levels.length,
     product: { kind: "table", table: levels } as const,
   };
-  return { kind: "tiles", ...common, group, bits: widthFor(count), product, ...remapped(structure, codeOf) };
+  const bits = product.kind === "table" ? tableWidthFor(count) : widthFor(count);
+  return { kind: "tiles", ...common, group, bits, product, ...remapped(structure, codeOf) };
 }
 
 interface Integers {
@@ -148,7 +156,7 @@ function integersOf(levels: readonly number[]): Integers | null {
   const unit = step * fraction;
   const distinct = [...new Set(places)];
   const count = (high - low) / step + 1;
-  if (widthFor(distinct.length) === widthFor(count))
+  if (distinct.length > MAX_STEPS || widthFor(distinct.length) === widthFor(count))
     return { codeOf: (n) => places[n]!, count, unit, product: { kind: "integer", zero, steps: null } };
   const codes = new Map(distinct.map((place, code) => [place, code]));
   const product = { kind: "integer", zero, steps: distinct } as const;
@@ -159,8 +167,13 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
-/** Bits for codes in [0, count). */
-function widthFor(count: number): Tiles["bits"] {
+/** Bits for codes in [0, count): of 7, kernels have none. */
+function widthFor(count: number): Width {
+  return ([1, 2, 3, 4, 5, 6] as const).find((bits) => count <= 2 ** bits) ?? 8;
+}
+
+/** The same for tables, whose kernels have fewer widths. */
+function tableWidthFor(count: number): Width {
   return count <= 4 ? 2 : count <= 16 ? 4 : 8;
 }
 
@@ -207,7 +220,9 @@ function scalesOf(
     const fits = Math.min(...ends) >= -128 && Math.max(...ends) <= 127;
     // The f16 is one for the whole block, or there would be nothing to share.
     const isShared = field !== -1 && numbers[field]!.codes.runs.every((run) => run.step === 0);
-    return fits && isShared && groupSize < blockSize ? { field, code, multiplier, addend } : null;
+    // Groups of 48, say, are kept as three of 16, which have their scales each.
+    const isWhole = kernelGroup(groupSize) === groupSize && blockSize % CHUNK === 0;
+    return fits && isShared && isWhole && groupSize < blockSize ? { field, code, multiplier, addend } : null;
   };
   const [halves, levels] = [terms.map(half), terms.map(twoLevel)];
   if (halves.every((term) => term !== null))
@@ -216,6 +231,11 @@ function scalesOf(
     return { factor, scales: { kind: "two-level", scale: levels[0]!, offset: levels[1] ?? null } };
   const [first, second] = terms.map((products) => ({ products }));
   return { factor: 1, scales: { kind: "float", scale: first!, offset: second ?? null } };
+}
+
+/** What a group of the file is kept as: chunks, or halves of one. */
+function kernelGroup(group: number): number {
+  return group % CHUNK === 0 ? group : ACTIVATION_GROUP;
 }
 
 /** The largest power of two of which all are integer multiples. */
@@ -245,17 +265,18 @@ function isBfloat(x: number): boolean {
   return Math.fround(x) === x && (new Uint32Array(Float32Array.of(x).buffer)[0]! & 0xffff) === 0;
 }
 
-/** Bytes of a tensor as it is kept: whole tiles of 32 rows for matrices, f32 for vectors. */
+/** Bytes of a tensor as it is kept: whole tiles of 64 rows for matrices, f32 for vectors. */
 export function placedBytes(placement: Placement, { shape }: WeightTensor, use: Use): number {
   const [n = 0, k = 0] = shape;
   if (use === "vector") return 4 * n;
   const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
   if (placement.kind === "rows") return rows * k * (placement.format === "f32" ? 4 : 2);
-  const { bits, group, blockSize, scales } = placement;
+  const { bits, blockSize, scales } = placement;
+  const group = kernelGroup(placement.group);
   const terms = scales.offset === null ? 1 : 2;
-  const blockGroups = scales.kind === "two-level" ? blockSize / group : 1;
-  const blockBytes = { half: 2, float: 4, "two-level": 2 + blockGroups }[scales.kind] * terms;
-  return (rows * k * bits) / 8 + rows * (k / (group * blockGroups)) * blockBytes;
+  const groups = scales.kind === "two-level" ? blockSize / group : Math.max(1, CHUNK / group); // of a block
+  const blockBytes = { half: 2 * groups, float: 4 * groups, "two-level": 2 + groups }[scales.kind] * terms;
+  return rows * Math.ceil(k / (group * groups)) * (blockBytes + (group * groups * bits) / 8);
 }
 
 /** Bytes that the CPU backend holds for these tensors. */

@@ -3,7 +3,7 @@
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { availableParallelism, freemem } from "node:os";
+import { availableParallelism, cpus, freemem } from "node:os";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
@@ -13,7 +13,7 @@ import type { Unavailable } from "../backend.ts";
 export interface NativeSession {
   /** rows: (token, slot, position, wanted) each; out: (wanted, vocab). */
   step(rows: Int32Array, out: Float32Array): Promise<void>;
-  /** Tile `tile` (32 rows) of a matrix that was described as converted, or a whole vector, as it is kept. */
+  /** Tile `tile` (64 rows) of a matrix that was described as converted, or a whole vector, as it is kept. */
   give(isVector: boolean, index: number, tile: number, bytes: Uint8Array): void;
   close(): void;
   readonly bytes: { readonly weights: number; readonly cache: number; readonly scratch: number };
@@ -21,7 +21,7 @@ export interface NativeSession {
 
 /** A matrix of n rows and k columns, timed with `tokens` vectors. */
 export interface BenchCase {
-  /** 2, 4 or 8. */
+  /** 1 to 6, or 8. */
   readonly bits: number;
   readonly group: number;
   readonly n: number;
@@ -37,7 +37,12 @@ export interface BenchCase {
     /** Groups that share an f16 where there are two levels, else 1. */
     readonly blockGroups: number;
   };
+  /** As in tuner.ts. */
+  readonly lookup: boolean;
+  readonly ahead: number;
   readonly rounds: number;
+  /** Copies of the matrix fill so many bytes and are used in turn. */
+  readonly poolBytes: number;
 }
 
 /** Microseconds a product and a plain read of the same bytes took, round by round; `bytes` of the matrix. */
@@ -49,7 +54,7 @@ export interface BenchTimes {
 
 export interface NativeEngine {
   prepare(description: object): Promise<NativeSession>;
-  /** Takes 1 GiB of memory; rejects where there is not as much. */
+  /** Rejects where there is not as much memory. */
   bench(what: BenchCase): Promise<BenchTimes>;
   close(): void;
   /** Bytes of weights in place so far. */
@@ -100,6 +105,11 @@ function quotaOfGroup(): number {
   } catch {
     return Infinity;
   }
+}
+
+/** The processor's name, as the system gives it. */
+export function processorName(): string {
+  return cpus()[0]?.model.trim() ?? "unknown";
 }
 
 /** Bytes of memory that this process may still take. */

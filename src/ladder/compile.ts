@@ -4,7 +4,7 @@
 // Not here: the text (kernel-wgsl.ts, kernel-cpp.ts), the machine of lookups (kernel-lmma.ts), files (app/compile.ts).
 
 import { conversionGraph } from "./convert.ts";
-import { type Guarantee, guaranteeText } from "./emit.ts";
+import { guaranteeText } from "./emit.ts";
 import { guaranteeOf } from "./emit-guarantee.ts";
 import { endpointName, typeOf } from "./endpoint.ts";
 import type { Kernel, KernelBuffer, Method, Product, Side } from "./kernel.ts";
@@ -323,7 +323,7 @@ function capacityReason({ buffers }: Kernel, { device, n }: CompileRequest, targ
 function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuarantee & { readonly own: number } {
   const side = ({ type }: Side): { readonly text: string; readonly roundings: number } => {
     const guarantee = guaranteeOf(type, "f32");
-    return { text: `${type.name}: ${guaranteeText(guarantee)}${caveat(guarantee)}`, roundings: guarantee.roundings };
+    return { text: `${type.name}: ${guaranteeText(guarantee)}`, roundings: guarantee.roundings };
   };
   const packed = (
     { type }: Side,
@@ -388,11 +388,6 @@ function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuara
       return { ...shared, text, activations: left.text, weights: right.text, roundings: own, own, magnitude };
     }
   }
-}
-
-function caveat({ subnormals, special }: Guarantee): string {
-  const some = [...(subnormals ? ["subnormals"] : []), ...(special ? ["NaN or infinity"] : [])];
-  return some.length === 0 ? "" : `; ${some.join(", ")} may arise`;
 }
 
 /** The proofs of what the kernel rests on; what no claim states is in the guarantee alone. */

@@ -3,9 +3,8 @@
 // Not here: the windows themselves (window.ts), proofs of claims (prove.ts), which hold for formats and not for texts.
 
 import { type Exact, exactNumber } from "./exact.ts";
+import { type Choices, choicesOf, type Leaf } from "./form.ts";
 import { viewOf } from "./rewrite.ts";
-import { type Leaf } from "./form.ts";
-import { choicesOf } from "./form.ts";
 import type { Element, Type, Value } from "./type.ts";
 import { DOUBLE, leafWindow, misfit, type Target, targetOf, treeWindow, type Window } from "./window.ts";
 
@@ -61,12 +60,13 @@ export function guaranteeOf(type: Type, precision: "f32" | "f64"): Guarantee {
     const lanes = of.kind === "table" && lane === null ? Array.from({ length: of.lanes }, (_, l) => l) : [lane ?? 0];
     const windows = lanes.map((l) => {
       const leaf: Leaf = { label: "code", field: null, bits: of.bits, element: of, lane: l, places: null };
-      return leafWindow(leaf, choicesOf(leaf, []), []);
+      return leafWindow(leaf, isRegular(of) ? UNLISTED : choicesOf(leaf, []), []);
     });
-    // Two halves of an integer are converted and added where a double would take it whole.
-    const inHalves = of.kind === "int" && of.bits > 32;
-    const own = of.kind === "float" && viewOf(of) !== null;
-    return settle(windows.reduce(union), 0, inHalves && !own && precision === "f32" ? 3 : 1);
+    // Two halves of an integer are converted and added where a double would take it whole; a float that does not fit
+    // is a rounded fraction times a rounded unit.
+    const inHalves = of.kind === "int" && of.bits > 32 && precision === "f32";
+    const isTakenApart = of.kind === "float" && viewOf(of) === null;
+    return settle(windows.reduce(union), 0, inHalves ? 3 : isTakenApart && precision === "f64" ? 2 : 1);
   };
   const unsigned = (bits: number): Traced => element({ kind: "int", name: `${bits} bits`, bits, flip: 0, zero: 0 }, 0);
   const visit = (value: Value): Traced => {
@@ -119,6 +119,22 @@ export function guaranteeText({ precision, kind, roundings, subnormals, special 
         : `${roundings} roundings in ${precision}`;
   const arise = [...(subnormals ? ["subnormals"] : []), ...(special ? ["NaN or infinity"] : [])];
   return arise.length === 0 ? kept : `${kept}; ${arise.join(", and ")} may arise`;
+}
+
+/** No list: the window follows from the parameters of the element. */
+const UNLISTED: Choices = {
+  codes: [],
+  numbers: new Float64Array(0),
+  complete: false,
+  exact() {
+    throw new Error("there is no list to choose from");
+  },
+};
+
+/** Whether all numbers between the least and the greatest are there, with the places that the parameters say. */
+function isRegular(element: Element): boolean {
+  if (element.kind === "float") return element.subnormals === "yes" && element.sign !== "ignored";
+  return element.kind === "int";
 }
 
 /** Any finite number of a precision. */

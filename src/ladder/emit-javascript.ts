@@ -24,8 +24,10 @@ ${[...helpers].map((helper) => HELPERS[helper]).join("\n")}
  * Decodes consecutive blocks of ${name}.
  * @param {Uint8Array} bytes a whole number of blocks
  * @param {Float64Array | Float32Array} out as many numbers as they hold
+ * @param {(index: number, count: number, field: string) => number} outside which entry of a field is taken where the
+ * data ask for one that it does not have; the nearest one, if nothing is said
  */
-export function decode(bytes, out) {
+export function decode(bytes, out, outside = (index, count) => (index < 0 ? 0 : count - 1)) {
   const blocks = bytes.length / ${blockBytes};
   if (!Number.isInteger(blocks))
     throw new RangeError(\`\${bytes.length} bytes are no whole number of ${name} blocks of ${blockBytes} bytes\`);
@@ -52,9 +54,8 @@ function double(high, low) {
   words[1] = high;
   return doubles[0];
 }`,
-  entry: `function entry(index, count, field) {
-  if (index >= 0 && index < count) return index;
-  throw new RangeError(\`\${field} has entries 0 to \${count - 1}, and the data ask for entry \${index}\`);
+  entry: `function entry(index, count, field, outside) {
+  return index >= 0 && index < count ? index : outside(index, count, field);
 }`,
 } as const;
 
@@ -104,7 +105,10 @@ function dialectOf(tables: Map<Table, string>, helpers: Set<keyof typeof HELPERS
         case "clamp":
           return `Math.min(Math.max(${of(node.of)}, ${node.least}), ${node.most})`;
         case "entry":
-          return helped("entry", `entry(${of(node.of)}, ${node.most + 1}, ${JSON.stringify(node.field)})`);
+          return helped(
+            "entry",
+            `entry(${bare(of(node.of))}, ${node.most + 1}, ${JSON.stringify(node.field)}, outside)`,
+          );
         case "number":
           return node.value < 0 || Object.is(node.value, -0) ? `(${numberText(node.value)})` : numberText(node.value);
         case "convert":
@@ -178,9 +182,9 @@ export function sumText(
   });
   if (constant !== 0) parts.push({ factor: constant, text: number(Math.abs(constant)) });
   const sorted = parts.toSorted((a, b) => Math.sign(b.factor) - Math.sign(a.factor));
-  return sorted
-    .map(({ factor, text }, k) => (k === 0 ? (factor < 0 ? `-${text}` : text) : `${factor < 0 ? "-" : "+"} ${text}`))
-    .join(" ");
+  // From 0 where all are taken away: the sign of a number would make -0 of none.
+  if (sorted[0]!.factor < 0) sorted.unshift({ factor: 1, text: number(0) });
+  return sorted.map(({ factor, text }, k) => (k === 0 ? text : `${factor < 0 ? "-" : "+"} ${text}`)).join(" ");
 }
 
 export function isPower(x: number): boolean {

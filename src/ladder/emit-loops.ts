@@ -1,10 +1,12 @@
 // A decode of a whole block as loops: the values one after another are rolled up wherever the places that they read
 // move by whole bytes, so that no div or mod is left and every address is affine; then each node is computed in the
-// outermost loop that it depends on, once. Rolling compares what was worked out for every single value, so that it
-// proves itself. Not here: the text (emit-javascript.ts, emit-cpp.ts), single values (emit-wgsl.ts).
+// outermost loop that it depends on, once. Values whose choices fall alike are lowered together; rolling compares the
+// places that were worked out for every single one, so that it proves itself. Not here: the text (emit-javascript.ts, emit-cpp.ts), single values (emit-wgsl.ts).
 
-import { lowerValue } from "./emit-lower.ts";
-import { type Float, type Graph, type Int, operandsOf, rebuilder } from "./ir.ts";
+import { lowerValue, MAX_LISTED } from "./emit-lower.ts";
+import { decide, type Float, type Graph, type Int, operandsOf, rebuilder, Refusal, type Test } from "./ir.ts";
+import { compileInt } from "./rewrite.ts";
+import { COMPARISON } from "./expr.ts";
 import type { Type } from "./type.ts";
 
 export type Step =
@@ -12,19 +14,17 @@ export type Step =
   | { readonly kind: "store"; readonly at: Int; readonly value: Float }
   | { readonly kind: "loop"; readonly variable: Int; readonly count: number; readonly body: readonly Step[] };
 
-/** Blocks of up to so many values are looked at value by value; larger ones are bound tensors. */
-const MAX_LISTED = 4096;
 /** Values or loops that are repeated together: eight is where codes of any width come back to the edge of a byte. */
 const MAX_PERIOD = 8;
 /** Steps of a block beyond which loops may move by parts of bytes, for the sake of the text. */
 const MAX_STEPS = 48;
 /** Stores beyond which a block is decoded like a matrix, with div and mod in its loops. */
-const MAX_STORES = 96;
+const MAX_STORES = 64;
 
 /** One or more steps with numbers in them that change from one to the next. */
 interface Item {
   /** The same for items that differ in their numbers only. */
-  readonly key: string;
+  readonly key: number;
   readonly numbers: readonly number[];
   /** Which numbers are places of bits. */
   readonly places: readonly boolean[];
@@ -36,14 +36,13 @@ export function loopsOf(graph: Graph, type: Type): readonly Step[] {
   let variables = 0;
   const variable = (count: number): Int => graph.variable(`i${variables++}`, 0, count - 1);
   if (type.blockSize > MAX_LISTED) return matrixLoops(graph, type, variable);
-  let items: readonly Item[] = Array.from({ length: type.blockSize }, (_, i) =>
-    itemOf(graph, graph.integer(i), lowerValue(graph, type, graph.integer(i))),
-  );
+  let items = itemsOf(graph, type);
+  const keys = new Map<string, number>();
   for (const free of [false, true]) {
     if (free && items.length <= MAX_STEPS) break;
     for (let before = Infinity; items.length < before;) {
       before = items.length;
-      items = rolled(graph, items, free, variable);
+      items = rolled(graph, items, free, keys, variable);
     }
   }
   const steps = items.flatMap(({ numbers, build }) => build(numbers.map(graph.integer)));
@@ -68,32 +67,73 @@ function matrixLoops(graph: Graph, type: Type, variable: (count: number) => Int)
   visit(lowerValue(graph, type, i));
   const columns = divisors.length === 0 ? size : Math.max(...divisors);
   const period = [8, 4, 2, 1].find((p) => columns % p === 0)!;
-  const [row, column] = [variable(size / columns), variable(columns / period)];
+  const row = size === columns ? graph.integer(0) : variable(size / columns);
+  const column = variable(columns / period);
   const body = Array.from({ length: period }, (_, p): Step => {
-    const terms = [
-      { factor: columns, of: row },
-      { factor: period, of: column },
-    ];
-    const at = graph.sum(terms, p);
+    const at = graph.plus(graph.times(row, graph.integer(columns)), graph.sum([{ factor: period, of: column }], p));
     return { kind: "store", at, value: lowerValue(graph, type, at) };
   });
   const inner: Step = { kind: "loop", variable: column, count: columns / period, body };
   return size === columns ? [inner] : [{ kind: "loop", variable: row, count: size / columns, body: [inner] }];
 }
 
-/** One value, with all numbers taken out of it that say where something lies. */
-function itemOf(graph: Graph, at: Int, value: Float): Item {
-  const numbers: number[] = [at.kind === "integer" ? at.value : 0];
+/** The values of a block, one by one. */
+function itemsOf(graph: Graph, type: Type): readonly Item[] {
+  const i = graph.variable("i", 0, type.blockSize - 1);
+  const items: Item[] = [];
+  let rest: readonly number[] = Array.from({ length: type.blockSize }, (_, at) => at);
+  for (let [first] = rest; first !== undefined; [first] = rest) {
+    const fell: { readonly holdsAt: (at: number) => boolean; readonly holds: boolean }[] = [];
+    const holds = (test: Test): boolean | null => {
+      const decided = decide(test);
+      if (decided !== null || readsBits(test.left) || readsBits(test.right)) return decided;
+      const [left, right] = [compiled(test.left), compiled(test.right)];
+      const holdsAt = (at: number): boolean => COMPARISON[test.operator](left(at), right(at));
+      fell.push({ holdsAt, holds: holdsAt(first) });
+      return holdsAt(first);
+    };
+    const lowered = loweredTogether(graph, type, i, holds);
+    const itemAt = templateOf(graph, lowered ?? lowerValue(graph, type, graph.integer(first)));
+    const others: number[] = [];
+    for (const at of rest) {
+      const isAlike = at === first || (lowered !== null && fell.every((one) => one.holdsAt(at) === one.holds));
+      if (isAlike) items[at] = itemAt(at);
+      else others.push(at);
+    }
+    rest = others;
+  }
+  return items;
+}
+
+/** Null where an index divides by another one, which is a number for single values only. */
+function loweredTogether(graph: Graph, type: Type, i: Int, holds: (test: Test) => boolean | null): Float | null {
+  try {
+    return lowerValue(graph, type, i, holds);
+  } catch (error) {
+    if (error instanceof Refusal) return null;
+    throw error;
+  }
+}
+
+function compiled(node: Int): (i: number) => number {
+  const compute = compileInt(node);
+  return (i) => compute(() => i);
+}
+
+/** A value at `i`, with all numbers taken out of it that say where something lies. */
+function templateOf(graph: Graph, value: Float): (at: number) => Item {
+  const numbers: ((at: number) => number)[] = [(at) => at];
   const places: boolean[] = [false];
-  const slot = (number: number, isPlace: boolean): Int => {
+  const slot = (number: Int, isPlace: boolean): Int => {
     places.push(isPlace);
-    return graph.variable(`#${numbers.push(number) - 1}`, -(2 ** 31), 2 ** 31);
+    return graph.variable(`#${numbers.push(compiled(number)) - 1}`, -(2 ** 31), 2 ** 31);
   };
   const take = (node: Int, isPlace: boolean): Int => {
-    if (node.kind === "integer") return slot(node.value, isPlace);
+    if (!readsBits(node)) return slot(node, isPlace);
     if (node.kind !== "sum") return node;
-    const terms = node.terms.map(({ factor, of }) => ({ factor, of }));
-    return graph.plus(graph.sum(terms, 0), slot(node.constant, isPlace));
+    const read = node.terms.filter(({ of }) => readsBits(of));
+    const own = node.terms.filter(({ of }) => !readsBits(of));
+    return graph.plus(graph.sum(read, 0), slot(graph.sum(own, node.constant), isPlace));
   };
   // Each reading has numbers of its own, though two may be equal for this value.
   const template = rebuilder(graph, {
@@ -103,36 +143,47 @@ function itemOf(graph: Graph, at: Int, value: Float): Item {
       return node;
     },
   })(value);
-  return {
-    key: `v${template.id}`,
-    numbers,
-    places,
-    build(given) {
-      const fill = rebuilder(graph, {
-        int: (node) =>
-          node.kind === "variable" && node.name.startsWith("#") ? given[Number(node.name.slice(1))]! : node,
-      });
-      return [{ kind: "store", at: given[0]!, value: fill(template) }];
-    },
+  const build = (given: readonly Int[]): readonly Step[] => {
+    const fill = rebuilder(graph, {
+      int(node) {
+        if (node.kind !== "variable") return node;
+        return node.name === "i" ? given[0]! : node.name.startsWith("#") ? given[Number(node.name.slice(1))]! : node;
+      },
+    });
+    return [{ kind: "store", at: given[0]!, value: fill(template) }];
   };
+  return (at) => ({ key: template.id, numbers: numbers.map((number) => number(at)), places, build });
+}
+
+const readers = new WeakMap<Int, boolean>();
+
+/** Whether a number depends on the block, and not on the index alone. */
+function readsBits(node: Int): boolean {
+  let known = readers.get(node);
+  if (known === undefined) {
+    known = node.kind === "bits" || operandsOf(node).some((operand) => readsBits(operand as Int));
+    readers.set(node, known);
+  }
+  return known;
 }
 
 function rolled(
   graph: Graph,
   items: readonly Item[],
   free: boolean,
+  keys: Map<string, number>,
   variable: (count: number) => Int,
 ): readonly Item[] {
   const all: Item[] = [];
   for (let first = 0; first < items.length;) {
     let [period, repeats] = [1, 1];
-    for (let p = 1; p <= MAX_PERIOD && first + 2 * p <= items.length; p++) {
+    for (let p = 1; p <= MAX_PERIOD && first + Math.max(2 * p, period * repeats + 1) <= items.length; p++) {
       const r = repeatsAt(items, first, p, free);
       // Any two have a stride; a loop of two single steps says nothing.
       if (r >= 2 && p * r > 2 && p * r > period * repeats) [period, repeats] = [p, r];
     }
     const body = items.slice(first, first + period);
-    all.push(repeats === 1 ? body[0]! : loopItem(graph, body, items.slice(first + period), repeats, variable));
+    all.push(repeats === 1 ? body[0]! : loopItem(graph, body, items.slice(first + period), repeats, keys, variable));
     first += period * repeats;
   }
   return all;
@@ -161,11 +212,16 @@ function loopItem(
   body: readonly Item[],
   next: readonly Item[],
   count: number,
+  keys: Map<string, number>,
   variable: (count: number) => Int,
 ): Item {
   const strides = body.map(({ numbers }, p) => numbers.map((x, n) => next[p]!.numbers[n]! - x));
+  const text = `${count}x(${body.map(({ key }) => key).join()})${strides.join(";")}`;
+  // Below 0, where no node is.
+  const key = keys.get(text) ?? -1 - keys.size;
+  keys.set(text, key);
   return {
-    key: `${count}x(${body.map(({ key }) => key).join()})${strides.join(";")}`,
+    key,
     numbers: body.flatMap(({ numbers }) => numbers),
     places: body.flatMap(({ places }) => places),
     build(given) {
@@ -263,7 +319,9 @@ export function schedule(steps: readonly Step[], dialect: Dialect): readonly str
   const ensure = (node: Int | Float, depth: number, lines: string[], seen: Set<Int | Float>): void => {
     if (seen.has(node) || names.has(node) || depthOf(node) < depth) return;
     seen.add(node);
-    for (const operand of operandsOf(node)) ensure(operand, depth, lines, seen);
+    // What may fail is asked for in the arm that is taken only.
+    const later = dialect.eager || node.kind !== "pick" ? [] : [node.yes, node.no].filter(asksForEntry);
+    for (const operand of operandsOf(node)) if (!later.includes(operand)) ensure(operand, depth, lines, seen);
     const { parents, deepest } = uses.get(node)!;
     if (depthOf(node) !== depth || isPlain(node) || (parents === 1 && deepest === depth)) return;
     const text = dialect.spell(node, spell);
@@ -285,6 +343,18 @@ export function schedule(steps: readonly Step[], dialect: Dialect): readonly str
     return lines;
   };
   return emit(steps, 0);
+}
+
+const asking = new WeakMap<Int | Float, boolean>();
+
+/** Whether an entry is worked out on the way to a node that its field may not have. */
+function asksForEntry(node: Int | Float): boolean {
+  let known = asking.get(node);
+  if (known === undefined) {
+    known = node.kind === "entry" || operandsOf(node).some(asksForEntry);
+    asking.set(node, known);
+  }
+  return known;
 }
 
 /** The steps with their values rebuilt. */

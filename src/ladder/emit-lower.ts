@@ -9,6 +9,8 @@ import { decide, type Float, type Graph, type Int, Refusal, type Test } from "./
 import type { Bits, Condition, Field, Index, Type, Value } from "./type.ts";
 
 const WORD = 2 ** 32;
+/** Blocks of up to so many values are looked at value by value; larger ones are bound tensors, of which only some are. */
+export const MAX_LISTED = 4096;
 
 /** Some bits of a code: still in the block, or worked out. */
 type Piece =
@@ -17,9 +19,11 @@ type Piece =
 
 /**
  * The value at index `i` of a block of the type, with its elements as they are declared.
- * @throws Refusal where an index divides by what is no positive constant, or a code has more than 64 bits
+ * @param holds what is known of a test; what is not becomes a choice
+ * @throws Refusal where an index divides by what is no positive constant or what may be beyond 2^31, or a code has
+ * more than 64 bits
  */
-export function lowerValue(graph: Graph, type: Type, i: Int): Float {
+export function lowerValue(graph: Graph, type: Type, i: Int, holds: (test: Test) => boolean | null = decide): Float {
   const blockBits = 8 * type.blockBytes;
 
   const indexOf = (index: Index, at: Int): Int => {
@@ -44,6 +48,7 @@ export function lowerValue(graph: Graph, type: Type, i: Int): Float {
         if (operator === "+") return graph.plus(left, right);
         if (operator === "-") return graph.plus(left, graph.times(right, graph.integer(-1)));
         if (operator === "*") return graph.times(left, right);
+        keepsWithin(index.left, left);
         if (right.kind !== "integer" || (right.value < 1 && left.kind !== "integer"))
           throw new Refusal("an index of it divides by what is no positive constant");
         // An arm that is not taken may divide by anything; its value does not matter.
@@ -52,16 +57,18 @@ export function lowerValue(graph: Graph, type: Type, i: Int): Float {
       }
     }
   };
-  const testOf = ({ operator, left, right }: Condition, at: Int): Test => ({
-    operator,
-    left: indexOf(left, at),
-    right: indexOf(right, at),
-  });
+  const testOf = ({ operator, left, right }: Condition, at: Int): Test => {
+    const test = { operator, left: indexOf(left, at), right: indexOf(right, at) };
+    keepsWithin(left, test.left);
+    keepsWithin(right, test.right);
+    return test;
+  };
 
-  /** The position of a bit; within the block, whatever an arm asks for that is not taken. */
+  /** The position of a bit; within the field or, where only an arm that is not taken may ask for more, the block. */
   const placeOf = (field: Field, index: Index, low: Int, at: Int, width: number): Int => {
     const asked = indexOf(index, at);
-    const entry = readsData(index) ? graph.entry(asked, field.count, field.name) : asked;
+    const isChecked = type.blockSize <= MAX_LISTED && !readsData(index);
+    const entry = isChecked ? asked : graph.entry(asked, field.count, field.name);
     const bit = graph.plus(graph.times(entry, graph.integer(field.element.bits)), low);
     return graph.clamp(graph.plus(bit, graph.integer(field.bit)), 0, blockBits - width);
   };
@@ -78,7 +85,7 @@ export function lowerValue(graph: Graph, type: Type, i: Int): Float {
         return piecesOf(bits.code.bits, indexOf(bits.index, at));
       case "choose": {
         const test = testOf(bits.condition, at);
-        const decided = decide(test);
+        const decided = holds(test);
         if (decided !== null) return piecesOf(decided ? bits.yes : bits.no, at);
         const [yes, no] = [wordsOf(piecesOf(bits.yes, at)), wordsOf(piecesOf(bits.no, at))];
         const low = graph.pick(test, yes.low, no.low);
@@ -97,7 +104,7 @@ export function lowerValue(graph: Graph, type: Type, i: Int): Float {
       if (
         last?.kind === "stored" &&
         piece.kind === "stored" &&
-        graph.plus(last.at, graph.integer(last.width)) === piece.at
+        holds({ operator: "==", left: graph.plus(last.at, graph.integer(last.width)), right: piece.at }) === true
       )
         all[all.length - 1] = { ...last, width: last.width + piece.width };
       else all.push(piece);
@@ -149,13 +156,23 @@ export function lowerValue(graph: Graph, type: Type, i: Int): Float {
         return graph.negate(valueOf(value.operand));
       case "binary":
         return graph.arithmetic(value.operator, valueOf(value.left), valueOf(value.right));
-      case "choose":
-        return graph.pickFloat(testOf(value.condition, i), valueOf(value.yes), valueOf(value.no));
+      case "choose": {
+        const test = testOf(value.condition, i);
+        const decided = holds(test);
+        if (decided !== null) return valueOf(decided ? value.yes : value.no);
+        return graph.pickFloat(test, valueOf(value.yes), valueOf(value.no));
+      }
       case "round":
         throw new Error("a value is exact; round stands in a reference only");
     }
   };
   return valueOf(type.value);
+}
+
+/** That an index is no NaN where it is looked at: indexAt has none beyond 2^31, as no field has such an entry. */
+function keepsWithin(index: Index, { least, most }: Int): void {
+  if (index.kind === "binary" && (least < -(2 ** 31) || most > 2 ** 31))
+    throw new Refusal("an index of it may go beyond 2^31 before it is divided or compared");
 }
 
 /** (code xor flip) - zero. */

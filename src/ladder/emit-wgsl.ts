@@ -198,6 +198,7 @@ function readWindows(graph: Graph, values: readonly Float[]): readonly Float[] {
     }
   }
   const visit = (node: Int): Int => {
+    if (node.kind === "entry") return within32(graph, node);
     if (node.kind !== "bits") return node;
     const { at, width } = node;
     const mask = graph.integer(2 ** width - 1);
@@ -220,6 +221,35 @@ function readWindows(graph: Graph, values: readonly Float[]): readonly Float[] {
     return graph.logic("&", bits, mask);
   };
   return values.map(rebuilder(graph, { int: visit }));
+}
+
+/**
+ * The same entry by sums that do not leave 32 bits, however far the data ask: what they give is kept to where no other
+ * entry is the nearest.
+ * @throws Refusal where more than one number is given
+ */
+function within32(graph: Graph, node: Extract<Int, { kind: "entry" }>): Int {
+  const { of, most, field } = node;
+  const fits = ({ least, most: last }: Int): boolean =>
+    (least >= -(2 ** 31) && last < 2 ** 31) || (least >= 0 && last < 2 ** 32);
+  if (fits(of)) return node;
+  const { terms, constant } = partsOf(of);
+  const wide = terms.filter((term) => Math.abs(term.factor) * (term.of.most - term.of.least) >= 2 ** 30);
+  const [far] = wide;
+  if (far !== undefined && wide.length === 1) {
+    const { factor, of: given } = far;
+    const rest = graph.sum(
+      terms.filter((term) => term !== far),
+      constant,
+    );
+    // From here on it is below the first entry or beyond the last one, whatever the rest is.
+    const ends = [(-1 - rest.most) / factor, (most + 1 - rest.least) / factor];
+    const bound = (x: number): number => Math.min(Math.max(x, given.least), given.most);
+    const kept = graph.clamp(given, bound(Math.floor(Math.min(...ends))), bound(Math.ceil(Math.max(...ends))));
+    const near = graph.plus(rest, graph.times(kept, graph.integer(factor)));
+    if (fits(near)) return graph.entry(near, most + 1, field);
+  }
+  throw new Refusal(`the index of ${field} may go beyond 32 bits in more than one way`);
 }
 
 function partsOf(at: Int): { readonly terms: readonly Term[]; readonly constant: number } {

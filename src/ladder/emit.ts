@@ -1,5 +1,8 @@
 // The decode of a type as text, from one intermediate form: JavaScript in doubles, C++ and WGSL in singles, each with
 // what it keeps of the exact value and the proved rewrites that made it.
+// Where the data ask for an entry that a field does not have (an index such as g_idx), all three take the nearest one:
+// no text reads beyond its block, and a kernel has nobody to tell. JavaScript's decode may be given a function that says
+// otherwise; codec.ts gives it one that throws, as the definition does.
 // Not here: the form (ir.ts), the rewrites and their proofs (rewrite.ts), the printers (emit-*.ts).
 
 import { type Guarantee, guaranteeOf } from "./emit-guarantee.ts";
@@ -13,7 +16,7 @@ import type { Type } from "./type.ts";
 export { type Guarantee, guaranteeText } from "./emit-guarantee.ts";
 
 export type EmitTarget =
-  /** An ES module with `decode(bytes: Uint8Array, out: Float64Array | Float32Array)`. */
+  /** An ES module with `decode(bytes: Uint8Array, out: Float64Array | Float32Array, outside?)`. */
   | { readonly kind: "javascript" }
   /** C++17: `<name>_block(const uint8_t* block, float* out)`, `<name>_decode(bytes, blocks, out)`. */
   | { readonly kind: "cpp"; readonly name: string }
@@ -47,7 +50,7 @@ const MACHINES = { javascript: JAVASCRIPT, cpp: CPP, wgsl: WGSL } as const;
 /** Positions of bits stay below 2^32. */
 const MAX_BYTES = 2 ** 29;
 
-/** The decode of a type as text; codec.ts gives the same numbers, as far as the guarantee says. */
+/** The decode of a type as text; exactValue gives the same numbers, as far as the guarantee says. */
 export function emit(type: Type, target: EmitTarget): Emission {
   if (type.blockBytes >= MAX_BYTES)
     return { kind: "refused", reason: `it is a matrix of ${type.blockBytes} bytes; bind fewer rows` };

@@ -3,6 +3,7 @@
 // Not here: how a quantiser chooses scales (model/quantize.ts).
 
 import { add, elementValue, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "./exact.ts";
+import { numbersOf } from "./range.ts";
 import type { Element, FloatElement, IntElement } from "./type.ts";
 
 /**
@@ -16,7 +17,17 @@ export function encode(element: Element, x: Exact): bigint {
   }
   if (element.kind === "int") return encodeInteger(element, x);
   if (element.kind === "float" && element.bits > LISTED_BITS) return encodeFloat(element, x);
-  return BigInt(encodeListed(element, x));
+  return BigInt(encodeListed(element, toNumber(x), x));
+}
+
+/**
+ * What encode gives for a double; for an element of up to 16 bits without exact arithmetic, but where a middle is none.
+ * @throws RangeError as encode
+ */
+export function encodeDouble(element: Element, x: number): bigint {
+  const isListed = element.kind !== "int" && element.bits <= LISTED_BITS;
+  if (!isListed || (element.kind === "table" && element.lanes > 1)) return encode(element, fromNumber(x));
+  return BigInt(encodeListed(element, x, null));
 }
 
 /** Up to this width all values of an element are listed and sorted. */
@@ -75,7 +86,7 @@ function encodeFloat({ name, exponent, mantissa, bias, special, sign, overflow }
 
 /** The finite numbers of an element, ascending and each once, with the codes that stand for them. */
 interface Listing {
-  readonly values: readonly number[];
+  readonly values: Float64Array;
   readonly codes: readonly number[];
   readonly minusZero: number | null;
   readonly nan: number | null;
@@ -87,20 +98,20 @@ const listings = new WeakMap<Element, Listing>();
 function listingOf(element: Element): Listing {
   const known = listings.get(element);
   if (known !== undefined) return known;
-  const all = Array.from({ length: 2 ** element.bits }, (_, code) => ({
-    code,
-    value: toNumber(elementValue(element, BigInt(code), 0)),
-  }));
-  const codeOf = (wanted: number): number | null => all.find(({ value }) => Object.is(value, wanted))?.code ?? null;
+  const numbers = numbersOf(element);
+  const codeOf = (wanted: number): number | null => {
+    const code = numbers.findIndex((x) => Object.is(x, wanted));
+    return code === -1 ? null : code;
+  };
   const minusZero = codeOf(-0);
   const plusZero = codeOf(0);
-  const finite = all
-    .filter(({ code, value }) => Number.isFinite(value) && !(code === minusZero && plusZero !== null))
-    .toSorted((a, b) => a.value - b.value || a.code - b.code)
-    .filter(({ value }, k, sorted) => k === 0 || value !== sorted[k - 1]!.value);
+  const codes = Array.from(numbers.keys())
+    .filter((code) => Number.isFinite(numbers[code]) && !(code === minusZero && plusZero !== null))
+    .toSorted((a, b) => numbers[a]! - numbers[b]! || a - b)
+    .filter((code, k, sorted) => k === 0 || numbers[code] !== numbers[sorted[k - 1]!]);
   const listing: Listing = {
-    values: finite.map(({ value }) => value),
-    codes: finite.map(({ code }) => code),
+    values: Float64Array.from(codes, (code) => numbers[code]!),
+    codes,
     minusZero,
     nan: codeOf(Number.NaN),
     infinities: { plus: codeOf(Number.POSITIVE_INFINITY), minus: codeOf(Number.NEGATIVE_INFINITY) },
@@ -109,70 +120,78 @@ function listingOf(element: Element): Listing {
   return listing;
 }
 
-function encodeListed(element: Element, x: Exact): number {
+/** @param x the number of which `double` is the nearest double; null where it is that double */
+function encodeListed(element: Element, double: number, x: Exact | null): number {
   const listing = listingOf(element);
   const { values, codes, minusZero, nan, infinities } = listing;
-  if (x.kind === "nan") {
+  if (Number.isNaN(double)) {
     if (nan === null) throw new RangeError(`${element.name} has no NaN`);
     return nan;
   }
-  const { negative } = x;
-  if (x.kind === "finite" && x.significand === 0n && negative && minusZero !== null) return minusZero;
+  // Rounding to a double keeps the sign, of zeros too.
+  const negative = double < 0 || Object.is(double, -0);
+  const isZero = x === null ? double === 0 : x.kind === "finite" && x.significand === 0n;
+  if (isZero && negative && minusZero !== null) return minusZero;
   const last = values.length - 1;
-  const double = toNumber(x);
   // The first value that is at least x.
   let low = 0;
   let high = values.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (compare(values[middle]!, x, double) < 0) low = middle + 1;
+    if (compare(values[middle]!, double, x) < 0) low = middle + 1;
     else high = middle;
   }
-  if (low <= last && compare(values[low]!, x, double) === 0) return codes[low]!;
+  if (low <= last && compare(values[low]!, double, x) === 0) return codes[low]!;
   if (low > 0 && low <= last) {
-    const side = sideOf(element, listing, low, x);
+    const side = sideOf(element, listing, low, double, x);
     const nearest = side < 0 || (side === 0 && codes[low - 1]! % 2 === 0) ? low - 1 : low;
     // A negative number that goes to zero goes to -0.
     return values[nearest] === 0 && negative && minusZero !== null ? minusZero : codes[nearest]!;
   }
   const infinite = negative ? infinities.minus : infinities.plus;
-  if (x.kind === "infinite" && infinite !== null) return infinite;
+  const isInfinite = x === null ? !Number.isFinite(double) : x.kind === "infinite";
+  if (isInfinite && infinite !== null) return infinite;
   const end = low === 0 ? 0 : last;
   const overflow = element.kind === "float" ? element.overflow : "saturate";
-  if (overflow === "saturate" || !isBeyond(values, codes, end, x)) return codes[end]!;
+  if (overflow === "saturate" || !(isInfinite || isBeyond(listing, end, double, x))) return codes[end]!;
   if (overflow === "nan") return nan ?? codes[end]!;
   return infinite ?? codes[end]!;
 }
 
 /** Below 0 where x is nearer to values[at - 1], above 0 where it is nearer to values[at], 0 in the middle. */
-function sideOf(element: Element, { values, codes }: Listing, at: number, x: Exact): number {
-  if (element.kind !== "posit") return compareTwice(values[at - 1]!, values[at]!, x);
+function sideOf(element: Element, { values, codes }: Listing, at: number, double: number, x: Exact | null): number {
+  if (element.kind !== "posit") return compareTwice(values[at - 1]!, values[at]!, double, x);
   // Never to zero; else the middle is the posit between the two that has one bit more.
   if (values[at - 1] === 0) return 1;
   if (values[at] === 0) return -1;
   const wider = { ...element, bits: element.bits + 1 };
   const middle = toNumber(elementValue(wider, BigInt(2 * codes[at - 1]! + 1), 0));
-  return -compare(middle, x, toNumber(x));
+  return -compare(middle, double, x);
 }
 
 /** Whether x rounds to what would be the next value beyond the one at `end`: it is at least half a step further. */
-function isBeyond(values: readonly number[], codes: readonly number[], end: number, x: Exact): boolean {
-  if (x.kind !== "finite" || values.length < 2) return true;
+function isBeyond({ values, codes }: Listing, end: number, double: number, x: Exact | null): boolean {
+  if (values.length < 2) return true;
   const edge = values[end]!;
   const next = 2 * edge - values[end === 0 ? 1 : end - 1]!;
-  const side = compareTwice(edge, next, x) * (end === 0 ? -1 : 1);
+  const side = compareTwice(edge, next, double, x) * (end === 0 ? -1 : 1);
   return side > 0 || (side === 0 && codes[end]! % 2 === 1);
 }
 
 /** The sign of value - x, of which `double` is the nearest double: rounding is monotone, so other doubles lie as it does. */
-function compare(value: number, x: Exact, double: number): number {
+function compare(value: number, double: number, x: Exact | null): number {
   if (value !== double) return value < double ? -1 : 1;
-  return -signOf(add(x, negate(fromNumber(value))));
+  return x === null ? 0 : -signOf(add(x, negate(fromNumber(value))));
 }
 
 /** The sign of 2x - (a + b). */
-function compareTwice(a: number, b: number, x: Exact): number {
-  return signOf(add(multiply(x, exactNumber(2n)), negate(add(fromNumber(a), fromNumber(b)))));
+function compareTwice(a: number, b: number, double: number, x: Exact | null): number {
+  const sum = a + b;
+  // What is left of one term is the other where nothing was rounded; half of the sum may be too small for a double.
+  const isExact = sum - a === b && sum - b === a && (sum / 2) * 2 === sum;
+  if (isExact) return -compare(sum / 2, double, x);
+  const twice = multiply(x ?? fromNumber(double), exactNumber(2n));
+  return signOf(add(twice, negate(add(fromNumber(a), fromNumber(b)))));
 }
 
 function signOf(x: Exact): number {

@@ -38,8 +38,16 @@ export type ProvedStructure =
   | { readonly kind: "proved"; readonly structure: MappedStructure; readonly integers: readonly Integers[] }
   | { readonly kind: "none"; readonly reason: string };
 
+const proved = new WeakMap<Type, ProvedStructure>();
+
 /** The structure of a type, with the equation proved for every block whose stored floats are finite. */
 export function provedStructure(type: Type): ProvedStructure {
+  let structure = proved.get(type);
+  if (structure === undefined) proved.set(type, (structure = proveStructure(type)));
+  return structure;
+}
+
+function proveStructure(type: Type): ProvedStructure {
   const { value } = type;
   // Only an element by itself is read without a lane; a structure of its first numbers would say nothing of the others.
   if (value.kind === "element" && value.field.element.kind === "table" && value.field.element.lanes > 1)

@@ -21,16 +21,19 @@ import {
   isIndependent,
   type Leaf,
   listedNumber,
+  type Tree,
 } from "./form.ts";
 import type { Element, Restriction, Type } from "./type.ts";
 import {
   condense,
+  type Condensed,
   DOUBLE,
   holds,
   isExactInDoubles,
-  isSubnormal,
+  leastNormal,
   leafWindow,
-  listWindow,
+  NOTHING,
+  numberWindow,
   misfit,
   same,
   type Target,
@@ -74,8 +77,17 @@ const MAX_SHRUNK = 8;
 /** Corner codes of each leaf in a search. */
 const CORNERS = 40;
 
+const elementSources = new WeakMap<Element, Source>();
+const typeSources = new WeakMap<Type, Source | null>();
+
 /** An element as what is converted. */
 export function elementSource(element: Element): Source {
+  let source = elementSources.get(element);
+  if (source === undefined) elementSources.set(element, (source = formedElement(element)));
+  return source;
+}
+
+function formedElement(element: Element): Source {
   const lanes = element.kind === "table" ? element.lanes : 1;
   const places = Array.from({ length: element.bits }, (_, k) => k);
   const forms = Array.from({ length: lanes }, (_, lane): Form => {
@@ -87,18 +99,51 @@ export function elementSource(element: Element): Source {
 
 /** A type as what is converted; null where its values have no form. */
 export function typeSource(type: Type): Source | null {
-  const forms = formsOf(type);
-  return forms && { name: type.name, type, forms };
+  let source = typeSources.get(type);
+  if (source === undefined) {
+    const forms = formsOf(type);
+    typeSources.set(type, (source = forms && { name: type.name, type, forms }));
+  }
+  return source;
 }
+
+/** A value that is lost, before anyone asks what the target has in its place, which may take a list of all it has. */
+type Loss = Omit<Witness, "instead">;
+
+type Finding = Exclude<Decision, { kind: "lost" }> | { readonly kind: "lost"; readonly loss: Loss };
+
+/** What was found of the forms of a source, by the target and the text of the domain. */
+const findings = new WeakMap<Source["forms"], WeakMap<Target, Map<string, Finding>>>();
 
 /**
  * Whether every value of the source within the domain is a number of the target. "exact" is proved; "lost" comes with a
  * value that the definition (exactValue) gives for these bytes; "open" is neither.
  */
 export function decide(source: Source, target: Target, domain: readonly Restriction[]): Decision {
+  const found = findingOf(source, target, domain);
+  if (found.kind !== "lost") return found;
+  return { kind: "lost", witness: { ...found.loss, instead: nearest(target.element, found.loss.value) } };
+}
+
+/** Whether the decision is "exact". */
+export function isExact(source: Source, target: Target, domain: readonly Restriction[]): boolean {
+  return findingOf(source, target, domain).kind === "exact";
+}
+
+function findingOf(source: Source, target: Target, domain: readonly Restriction[]): Finding {
+  const ofSource = findings.get(source.forms) ?? new WeakMap<Target, Map<string, Finding>>();
+  const ofTarget = ofSource.get(target) ?? new Map<string, Finding>();
+  findings.set(source.forms, ofSource.set(target, ofTarget));
+  const key = JSON.stringify(domain);
+  const known = ofTarget.get(key) ?? findingOfForms(source, target, domain);
+  ofTarget.set(key, known);
+  return known;
+}
+
+function findingOfForms(source: Source, target: Target, domain: readonly Restriction[]): Finding {
   const methods: Method[] = [];
   for (const form of source.forms) {
-    const found = decideForm(source, form, target, domain);
+    const found = findingOfForm(source, form, target, domain);
     if (found.kind !== "exact") return found;
     methods.push(found.method);
   }
@@ -109,9 +154,9 @@ type Method =
   | { readonly kind: "listed"; readonly combinations: number; readonly leaves: readonly string[] }
   | { readonly kind: "window"; readonly window: Window };
 
-type FormDecision = Exclude<Decision, { kind: "exact" }> | { readonly kind: "exact"; readonly method: Method };
+type FormFinding = Exclude<Finding, { kind: "exact" }> | { readonly kind: "exact"; readonly method: Method };
 
-function decideForm(source: Source, form: Form, target: Target, domain: readonly Restriction[]): FormDecision {
+function findingOfForm(source: Source, form: Form, target: Target, domain: readonly Restriction[]): FormFinding {
   const choices = form.leaves.map((leaf) => choicesOf(leaf, domain));
   const windows = form.leaves.map((leaf, l) => leafWindow(leaf, choices[l]!, domain));
   const combinations = choices.reduce((product, { codes }) => product * codes.length, 1);
@@ -122,7 +167,7 @@ function decideForm(source: Source, form: Form, target: Target, domain: readonly
   if (complete && combinations <= most) {
     const all = choices.map(({ codes }) => codes.map((_, k) => k));
     const found = search(finder, all);
-    if (found.kind === "lost") return { kind: "lost", witness: found.witness };
+    if (found.kind === "lost") return { kind: "lost", loss: found.loss };
     if (found.kind === "none") return { kind: "exact", method: { kind: "listed", combinations, leaves: labels(form) } };
   }
   const few = condense(form.tree, windows, choices, null);
@@ -130,7 +175,7 @@ function decideForm(source: Source, form: Form, target: Target, domain: readonly
   const reason = misfit(window, target);
   if (reason === null) return { kind: "exact", method: { kind: "window", window } };
   const found = search(finder, fewCorners(choices, most));
-  if (found.kind === "lost") return { kind: "lost", witness: shrunk(finder, found.picks, found.witness) };
+  if (found.kind === "lost") return { kind: "lost", loss: shrunk(finder, found.picks, found.loss) };
   return { kind: "open", reason };
 }
 
@@ -183,7 +228,7 @@ type Found =
   | { readonly kind: "none" }
   /** Something would be lost, but for bits that two stored numbers share, or a domain that no block meets so. */
   | { readonly kind: "unconfirmed" }
-  | { readonly kind: "lost"; readonly picks: readonly number[]; readonly witness: Witness };
+  | { readonly kind: "lost"; readonly picks: readonly number[]; readonly loss: Loss };
 
 /** The first combination whose value is lost: short leaves change slowest, so that codes are small before scales are. */
 function search(finder: Finder, picks: readonly (readonly number[])[]): Found {
@@ -204,8 +249,8 @@ function search(finder: Finder, picks: readonly (readonly number[])[]): Found {
   for (let tried = 0; tried < most; tried++) {
     if (doubles ? !fits(compute(numbers)) : !holds(target, exact())) {
       const picked = picks.map((list, l) => list[at[l]!]!);
-      const witness = confirm(finder, picked);
-      if (witness !== null) return { kind: "lost", picks: picked, witness };
+      const loss = confirm(finder, picked);
+      if (loss !== null) return { kind: "lost", picks: picked, loss };
       unconfirmed = true;
     }
     let o = order.length - 1;
@@ -229,6 +274,10 @@ function shortFirst(leaves: readonly Leaf[]): readonly number[] {
 function doubleTest(target: Target): (x: number) => boolean {
   const { element, limits, precision } = target;
   if (elementKey(element) === elementKey(DOUBLE.element)) return () => true;
+  if (element.kind === "int" && element.bits <= 32) {
+    const { bits, zero } = element;
+    return (x) => Number.isInteger(x) && !Object.is(x, -0) && x >= -zero && x < 2 ** bits - zero;
+  }
   if (element.kind !== "float" || limits === null || precision > 24) return (x) => holds(target, fromNumber(x));
   const { special, signed, low } = limits;
   const largest = Number(limits.most) * 2 ** low;
@@ -247,8 +296,8 @@ function doubleTest(target: Target): (x: number) => boolean {
   };
 }
 
-/** The witness that these codes make, if the definition agrees; null where they cannot stand in one block together. */
-function confirm({ source, form, choices, target, domain }: Finder, picked: readonly number[]): Witness | null {
+/** The loss that these codes make, if the definition agrees; null where they cannot stand in one block together. */
+function confirm({ source, form, choices, target, domain }: Finder, picked: readonly number[]): Loss | null {
   const { type } = source;
   const codes = form.leaves.map((leaf, l) => {
     const { codes: list, exact } = choices[l]!;
@@ -256,7 +305,7 @@ function confirm({ source, form, choices, target, domain }: Finder, picked: read
   });
   if (type === null) {
     const { value } = codes[0]!;
-    return { at: form.at, codes, block: null, value, together: [], instead: nearest(target.element, value) };
+    return { at: form.at, codes, block: null, value, together: [] };
   }
   const block = blockWith(
     type,
@@ -269,7 +318,7 @@ function confirm({ source, form, choices, target, domain }: Finder, picked: read
   // Where the data decide what is read, the names show it now.
   const read = formAt(type, form.at, block ?? undefined)?.leaves ?? form.leaves;
   const named = codes.map((one, l) => ({ ...one, label: read[l]?.label ?? one.label }));
-  return { at: form.at, codes: named, block, value, together: [], instead: nearest(target.element, value) };
+  return { at: form.at, codes: named, block, value, together: [] };
 }
 
 /** The number of the element nearest to x; null where it has none for it. */
@@ -351,10 +400,10 @@ export function fewCorners(choices: readonly Choices[], most: number): readonly 
 }
 
 /** A smaller counter-example: leaf by leaf, short ones first, the lowest code for which the value is still lost. */
-function shrunk(finder: Finder, picks: readonly number[], witness: Witness): Witness {
+function shrunk(finder: Finder, picks: readonly number[], loss: Loss): Loss {
   const { form, choices } = finder;
-  if (form.leaves.length > MAX_SHRUNK) return witness;
-  let [current, best] = [picks, witness];
+  if (form.leaves.length > MAX_SHRUNK) return loss;
+  let [current, best] = [picks, loss];
   for (let moved = true; moved;) {
     moved = false;
     for (const l of shortFirst(form.leaves)) {
@@ -364,7 +413,7 @@ function shrunk(finder: Finder, picks: readonly number[], witness: Witness): Wit
         current.map((k, other) => (other === l ? lower : [k])),
       );
       if (found.kind !== "lost") continue;
-      [current, best, moved] = [found.picks, found.witness, true];
+      [current, best, moved] = [found.picks, found.loss, true];
     }
   }
   return best;
@@ -400,7 +449,8 @@ export function exactRun(
   let best: Guard | null = null;
   let share = 0;
   for (const [field, leaf] of fields) {
-    const run = longestRun(2 ** leaf.bits, keeper(source, target, domain, field, flushes));
+    const keeps = keeper(source, target, domain, field, flushes);
+    const run = keeps && longestRun(2 ** leaf.bits, keeps);
     if (run === null || (run.high - run.low + 1) / 2 ** leaf.bits <= share) continue;
     share = (run.high - run.low + 1) / 2 ** leaf.bits;
     best = { field, ...run };
@@ -408,45 +458,79 @@ export function exactRun(
   return best;
 }
 
-/** Whether nothing is lost when a field has this code. */
+/** Whether nothing is lost when a field has this code; null where something is, whatever its code. */
 function keeper(
   source: Source,
   target: Target,
   domain: readonly Restriction[],
   field: string | null,
   flushes: boolean,
-): (code: number) => boolean {
-  const parts = source.forms.map((form) => {
+): ((code: number) => boolean) | null {
+  const parts: ((code: number) => boolean)[] = [];
+  for (const form of source.forms) {
     const choices = form.leaves.map((leaf) => choicesOf(leaf, domain));
     const windows = form.leaves.map((leaf, l) => leafWindow(leaf, choices[l]!, domain));
     const own = form.leaves.findIndex((leaf) => leaf.field === field && leaf.element !== null);
-    return { leaf: form.leaves[own], own, ...condense(form.tree, windows, choices, own === -1 ? null : own) };
-  });
-  return (code) =>
-    parts.every(({ leaf, own, tree, windows }) => {
-      if (leaf === undefined) return misfit(treeWindow(tree, windows), target, flushes) === null;
-      const number = listedNumber(elementOf(leaf), code, leaf.lane);
+    const few = condense(form.tree, windows, choices, own === -1 ? null : own);
+    if (own === -1) {
+      if (misfit(treeWindow(few.tree, few.windows), target, flushes) !== null) return null;
+      continue;
+    }
+    const narrowed = few.windows.with(own, NOTHING);
+    // Where all else is too much by itself, no code can help. A sum has -0 only where all of its terms have.
+    const rest = isInProducts(few, own) ? { ...treeWindow(few.tree, narrowed), minusZero: false } : null;
+    if (rest !== null && misfit(rest, target) !== null) return null;
+    const leaf = form.leaves[own]!;
+    const element = elementOf(leaf);
+    const [fits, normal] = [doubleTest(target), flushes ? leastNormal(target) : 0];
+    parts.push((code) => {
+      const number = listedNumber(element, code, leaf.lane);
       if (!Number.isFinite(number)) return false;
-      if (tree.kind === "leaf" && source.type === null) {
-        const value = fromNumber(number);
-        return holds(target, value) && !(flushes && isSubnormal(target, value));
-      }
-      const narrowed = windows.with(own, listWindow([number]));
-      return misfit(treeWindow(tree, narrowed), target, flushes) === null;
+      if (few.tree.kind === "leaf" && source.type === null)
+        return fits(number) && (number === 0 || Math.abs(number) >= normal);
+      narrowed[own] = numberWindow(number);
+      return misfit(treeWindow(few.tree, narrowed), target, flushes) === null;
     });
+  }
+  return (code) => parts.every((keeps) => keeps(code));
 }
 
+/** Whether a leaf stands in products alone that may be zero: then no number of it takes anything from the whole window. */
+function isInProducts({ tree: whole, windows }: Condensed, leaf: number): boolean {
+  const visit = (tree: Tree): "without" | "alone" | "in a product" => {
+    if (tree.kind === "leaf") return tree.leaf === leaf ? "alone" : "without";
+    if (tree.kind === "constant") return "without";
+    if (tree.kind === "negate") return visit(tree.operand);
+    const [left, right] = [visit(tree.left), visit(tree.right)];
+    if (tree.operator === "*" && left !== right) {
+      const other = left === "without" ? tree.left : right === "without" ? tree.right : null;
+      if (other !== null && treeWindow(other, windows).zero) return "in a product";
+    }
+    if (left === "alone" || right === "alone") return "alone";
+    return left === "without" ? right : left;
+  };
+  return visit(whole) === "in a product";
+}
+
+/** The first of the longest runs: of each that would be longer, the last code is tried first, and tells how far to go on. */
 function longestRun(
   codes: number,
   keeps: (code: number) => boolean,
 ): { readonly low: number; readonly high: number } | null {
-  let [low, high] = [0, -1];
-  for (let code = 0, start = 0; code <= codes; code++) {
-    if (code < codes && keeps(code)) continue;
-    if (code - start > high - low + 1) [low, high] = [start, code - 1];
-    start = code + 1;
+  let [start, low, length] = [0, 0, 0];
+  while (start + length < codes) {
+    let code = start + length;
+    while (code >= start && keeps(code)) code--;
+    if (code >= start) {
+      start = code + 1;
+      continue;
+    }
+    let end = start + length + 1;
+    while (end < codes && keeps(end)) end++;
+    [low, length] = [start, end - start];
+    start = end + 1;
   }
-  return high < low ? null : { low, high };
+  return length === 0 ? null : { low, high: low + length - 1 };
 }
 
 /** The ends of the finite values of a source: reached where a value is a product, bounds where it is a sum. */
@@ -469,10 +553,14 @@ export function exactCodes(element: Element, target: Target): { readonly exact: 
   const fits = doubleTest(target);
   let [exact, finite] = [0, 0];
   for (let code = 0; code < 2 ** element.bits; code++) {
-    const values = Array.from({ length: lanes }, (_, lane) => listedNumber(element, code, lane));
-    if (!values.every((value) => Number.isFinite(value))) continue;
-    finite++;
-    if (values.every(fits)) exact++;
+    let [areFinite, areNumbers] = [true, true];
+    for (let lane = 0; areFinite && lane < lanes; lane++) {
+      const number = listedNumber(element, code, lane);
+      areFinite = Number.isFinite(number);
+      areNumbers &&= areFinite && fits(number);
+    }
+    if (areFinite) finite++;
+    if (areFinite && areNumbers) exact++;
   }
   return { exact, finite };
 }

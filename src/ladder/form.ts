@@ -235,14 +235,21 @@ export function choicesOf(leaf: Leaf, domain: readonly Restriction[]): Choices {
   const all = listed ? allCodes(element, own) : wideCorners(element);
   const codes: bigint[] = [];
   const numbers: number[] = [];
-  const seen = new Set<number | string>();
+  // Wide elements are listed by few codes, which differ; of the others each number comes once, and -0 is not 0.
+  const seen = new Set<number>();
+  let seenMinusZero = false;
   for (const code of all) {
-    const exact = listed ? null : elementValue(element, code, leaf.lane);
-    const number = exact === null ? listedNumber(element, Number(code), leaf.lane) : toNumber(exact);
-    if (!own.every((r) => allows(r, code, number))) continue;
-    const once = Object.is(number, -0) ? "-0" : listed ? number : code.toString();
-    if (seen.has(once)) continue;
-    seen.add(once);
+    const number = listed
+      ? listedNumber(element, Number(code), leaf.lane)
+      : toNumber(elementValue(element, code, leaf.lane));
+    if (own.length > 0 && !own.every((r) => allows(r, code, number))) continue;
+    if (Object.is(number, -0)) {
+      if (seenMinusZero) continue;
+      seenMinusZero = true;
+    } else if (listed) {
+      if (seen.has(number)) continue;
+      seen.add(number);
+    }
     codes.push(code);
     numbers.push(number);
   }
@@ -330,16 +337,17 @@ const double = new DataView(new ArrayBuffer(8));
 /** |x| = odd * 2^power, for a double that is finite and not zero. */
 export function oddPart(x: number): { readonly odd: number; readonly power: number } {
   double.setFloat64(0, x);
-  const exponent = (double.getUint32(0) >>> 20) & 0x7ff;
-  let power = Math.max(exponent, 1) - 1075;
-  let odd = (double.getUint32(0) & 0xfffff) * 2 ** 32 + double.getUint32(4) + (exponent === 0 ? 0 : 2 ** 52);
-  for (const [step, size] of STEPS) {
-    for (; odd % size === 0; power += step) odd /= size;
-  }
-  return { odd, power };
+  const [head, low] = [double.getUint32(0), double.getUint32(4)];
+  const exponent = (head >>> 20) & 0x7ff;
+  const high = (head & 0xfffff) | (exponent === 0 ? 0 : 2 ** 20);
+  const zeros = low === 0 ? 32 + zerosBehind(high) : zerosBehind(low);
+  return { odd: (high * 2 ** 32 + low) / 2 ** zeros, power: Math.max(exponent, 1) - 1075 + zeros };
 }
 
-const STEPS: readonly (readonly [step: number, size: number])[] = [16, 4, 1].map((step) => [step, 2 ** step]);
+/** How many zeros 32 bits end with that are not all zero. */
+function zerosBehind(bits: number): number {
+  return 31 - Math.clz32(bits & -bits);
+}
 
 // --- what a tree gives ----------------------------------------------------------------------------------------------
 

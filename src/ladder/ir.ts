@@ -48,7 +48,7 @@ export type Int = Bounded &
     | { readonly kind: "word"; readonly table: Table; readonly index: Int }
     /** The nearest number within the bounds: a place that only an arm reads that is not taken. */
     | { readonly kind: "clamp"; readonly of: Int }
-    /** An entry of a field that the data ask for: within the bounds, or an error. */
+    /** An entry of a field that the data ask for: the nearest one where the field has none such. */
     | { readonly kind: "entry"; readonly of: Int; readonly field: string }
     | { readonly kind: "pick"; readonly test: Test; readonly yes: Int; readonly no: Int }
   );

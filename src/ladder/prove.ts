@@ -9,7 +9,7 @@ import type { Diagnostic } from "./diagnostic.ts";
 import { embedded, type Embedding, repacked } from "./embedding.ts";
 import { type Integers, provedStructure } from "./equation.ts";
 import { endpointName, sourceOf, typeOf } from "./endpoint.ts";
-import { decide, exactCodes, exactRun, firstDifference, type Source, type Witness } from "./exactness.ts";
+import { decide, exactCodes, exactRun, firstDifference, isExact, type Source, type Witness } from "./exactness.ts";
 import { indexAt } from "./expr.ts";
 import { elementKey } from "./form.ts";
 
@@ -199,7 +199,7 @@ function wider(source: Source | null, { from, domain }: Claim, program: Program)
     .filter((element) => element.kind === "float" && element.special === "ieee" && element.bits >= 16)
     .toSorted((a, b) => a.bits - b.bits)
     .filter((element) => from.kind !== "element" || elementKey(element) !== elementKey(from.element))
-    .find((element) => decide(source, targetOf(element)!, domain).kind === "exact");
+    .find((element) => isExact(source, targetOf(element)!, domain));
   return found === undefined
     ? null
     : `${found.name} has every value: convert ${endpointName(from)} -> ${found.name} : value`;

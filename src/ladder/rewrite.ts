@@ -30,6 +30,8 @@ export interface Rewrite {
 
 /** Up to this width all codes are enumerated. */
 const LISTED_BITS = 16;
+/** Up to this width a table of all numbers stays in the nearest cache. */
+const TABLE_BITS = 8;
 /** Entries of tables that are worth packing. */
 const MIN_PACKED = 64;
 
@@ -220,7 +222,7 @@ const table: Rewrite = {
 const smallTable: Rewrite = {
   name: "a table of up to 256 numbers",
   build(graph, element, code, lane) {
-    return element.bits <= 8 && !(element.kind === "table" && element.lanes > 1)
+    return element.bits <= TABLE_BITS && !(element.kind === "table" && element.lanes > 1)
       ? table.build(graph, element, code, lane)
       : null;
   },
@@ -245,7 +247,7 @@ const named = (...rewrites: readonly Rewrite[]): readonly string[] => rewrites.m
 /** A table of doubles in the cache is the fastest for few bits; wider elements have no room there. */
 export const JAVASCRIPT: Machine = {
   name: "javascript",
-  prefers: named(smallTable, evenlySpaced, topOfSingle, byFields, posit, table),
+  prefers: named(smallTable, topOfSingle, evenlySpaced, posit, table),
   single: false,
   magic: false,
 };
@@ -282,11 +284,11 @@ export function proveRewrite(rewrite: Rewrite, element: Element, machine: Machin
 }
 
 function enumerate({ build }: Rewrite, element: Element, machine: Machine): RewriteProof {
+  // No fraction is too wide for a single, and zeros below it change no number.
+  if (build === topOfSingle.build && element.kind === "float" && isIeee(element, 8, Math.min(element.mantissa, 23)))
+    return { kind: "proved", method: "by definition: its parameters are those of an IEEE single" };
   if (element.bits > LISTED_BITS) {
     const { name, bits } = element;
-    // By definition: the element's parameters are those of what the machine reads.
-    if (element.kind === "float" && viewOf(element) === "single" && build === topOfSingle.build)
-      return { kind: "proved", method: "by definition: its parameters are those of an IEEE single" };
     return { kind: "refused", reason: `${name} has ${bits} bits, and codes are enumerated up to ${LISTED_BITS}` };
   }
   const lanes = element.kind === "table" ? element.lanes : 1;
@@ -326,10 +328,13 @@ function isRisky(x: number): boolean {
 
 /** IEEE's single or double by the parameters of an element: names mean nothing here. */
 export function viewOf(element: FloatElement): "single" | "double" | null {
-  const { exponent, mantissa, bias, special, sign, subnormals } = element;
-  if (sign !== "yes" || subnormals !== "yes" || special !== "ieee") return null;
-  if (exponent === 8 && mantissa === 23 && bias === 127) return "single";
-  return exponent === 11 && mantissa === 52 && bias === 1023 ? "double" : null;
+  return isIeee(element, 8, 23) ? "single" : isIeee(element, 11, 52) ? "double" : null;
+}
+
+/** Whether a float is the interchange format of IEEE 754 with these widths. */
+function isIeee({ special, sign, subnormals, ...float }: FloatElement, exponent: number, mantissa: number): boolean {
+  if (sign !== "yes" || subnormals !== "yes" || special !== "ieee") return false;
+  return float.exponent === exponent && float.mantissa === mantissa && float.bias === 2 ** (exponent - 1) - 1;
 }
 
 /** Integers below 2^23 lie in the fraction of 2^23 as a single, those below 2^10 in that of 2^10 as a half. */
@@ -364,7 +369,9 @@ export function rewriteFor(graph: Graph, machine: Machine, applied: Set<string>)
     if (node.kind !== "element") return node;
     const { element, low, high, lane } = node;
     if (element.kind === "int") return intOf(graph, element, low, high, asFloat);
-    for (const name of machine.prefers) {
+    // Doubles take a float apart as it is defined; to enumerate its codes for a proof would only cost time.
+    const isTakenApart = element.kind === "float" && element.bits > (machine.single ? LISTED_BITS : TABLE_BITS);
+    for (const name of isTakenApart ? [topOfSingle.name] : machine.prefers) {
       const rewrite = REWRITES.find((r) => r.name === name)!;
       const made =
         proveRewrite(rewrite, element, machine).kind === "proved" ? rewrite.build(graph, element, low, lane) : null;
@@ -372,7 +379,7 @@ export function rewriteFor(graph: Graph, machine: Machine, applied: Set<string>)
       applied.add(rewrite.name);
       return made;
     }
-    if (element.kind === "float" && element.bits > LISTED_BITS) return wideFloat(graph, element, low, high, machine);
+    if (isTakenApart) return wideFloat(graph, element, low, high, machine);
     throw new Refusal(`${element.name} has ${element.bits} bits, and no rewrite is proved for it`);
   };
 }
@@ -392,7 +399,7 @@ function intOf(
   return graph.arithmetic("+", scaled, graph.convert(below));
 }
 
-/** A float too wide to list: the double itself, or in doubles its fraction times the unit of its exponent. */
+/** A wide float: the double itself, or in doubles its fraction times the unit of its exponent. */
 function wideFloat(graph: Graph, element: FloatElement, low: Int, high: Int | null, machine: Machine): Float {
   const { name, bits, mantissa, exponent, bias, special, sign, subnormals } = element;
   if (viewOf(element) === "double") return graph.double(high!, low);
@@ -412,14 +419,26 @@ function wideFloat(graph: Graph, element: FloatElement, low: Int, high: Int | nu
     mantissa <= 32 ? graph.convert(fractions[0]) : graph.arithmetic("+", upper, graph.convert(fractions[0]));
   const power = wordAt(mantissa, exponent);
   const top = 2 ** exponent - 1;
-  const units = Array.from({ length: top + 1 }, (_, p) => {
-    const least = subnormals === "normal" ? 0 : 1;
-    return 2 ** (Math.max(p, least) - bias - mantissa);
-  });
   const isZero: Test = { operator: "==", left: power, right: integer(0) };
-  const whole = graph.arithmetic("+", fraction, graph.number(2 ** mantissa));
-  const low0 = subnormals === "yes" ? fraction : subnormals === "zero" ? graph.number(0) : whole;
-  let x = graph.arithmetic("*", graph.pickFloat(isZero, low0, whole), graph.gather(units, power));
+  const isNegative: Test = { operator: "==", left: wordAt(bits - 1, 1), right: integer(1) };
+  const signed = (positive: Float): Float =>
+    sign === "yes" ? graph.pickFloat(isNegative, graph.negate(positive), positive) : positive;
+  let x: Float;
+  if (exponent < 8 && mantissa <= 23 && subnormals === "yes") {
+    // The same fields in a single are the same number but for the bias, subnormals included. No choice is made by the
+    // sign, which nobody can predict.
+    const above = logic("<<", wordAt(bits - 1, sign === "yes" ? 1 : 0), integer(31));
+    const moved = logic("|", logic("<<", wordAt(0, mantissa + exponent), integer(23 - mantissa)), above);
+    x = graph.arithmetic("*", graph.reinterpret("single", moved), graph.number(2 ** (127 - bias)));
+  } else {
+    const units = Array.from({ length: top + 1 }, (_, p) => {
+      const least = subnormals === "normal" ? 0 : 1;
+      return 2 ** (Math.max(p, least) - bias - mantissa);
+    });
+    const whole = graph.arithmetic("+", fraction, graph.number(2 ** mantissa));
+    const low0 = subnormals === "yes" ? fraction : subnormals === "zero" ? graph.number(0) : whole;
+    x = signed(graph.arithmetic("*", graph.pickFloat(isZero, low0, whole), graph.gather(units, power)));
+  }
   const isTop: Test = { operator: "==", left: power, right: integer(top) };
   const all = (word: 0 | 1): Test => ({
     operator: "==",
@@ -428,13 +447,12 @@ function wideFloat(graph: Graph, element: FloatElement, low: Int, high: Int | nu
   });
   const ifAll = (yes: Float, no: Float): Float => graph.pickFloat(all(0), graph.pickFloat(all(1), yes, no), no);
   const nan = graph.number(Number.NaN);
-  if (special === "ieee") x = graph.pickFloat(isTop, ifAll(graph.number(Number.POSITIVE_INFINITY), nan), x);
+  const infinity = graph.number(Number.POSITIVE_INFINITY);
+  if (special === "ieee") x = graph.pickFloat(isTop, ifAll(signed(infinity), nan), x);
   if (special === "fn") x = graph.pickFloat(isTop, ifAll(nan, x), x);
-  if (sign !== "yes") return x;
-  const isNegative: Test = { operator: "==", left: wordAt(bits - 1, 1), right: integer(1) };
-  const negative =
-    special === "fnuz" ? graph.pickFloat(isZero, ifAll(nan, graph.negate(x)), graph.negate(x)) : graph.negate(x);
-  return graph.pickFloat(isNegative, negative, x);
+  if (special === "fnuz" && sign === "yes")
+    x = graph.pickFloat(isNegative, graph.pickFloat(isZero, ifAll(nan, x), x), x);
+  return x;
 }
 
 // --- evaluation ------------------------------------------------------------------------------------------------------
@@ -523,7 +541,8 @@ function compileTest({ operator, left, right }: Test): (variables: Variables) =>
   return (variables) => COMPARISON[operator](a(variables), b(variables));
 }
 
-function compileInt(node: Int): (variables: Variables) => number {
+/** An integer that reads variables only, as a function of them. */
+export function compileInt(node: Int): (variables: Variables) => number {
   switch (node.kind) {
     case "integer":
       return () => node.value;

@@ -3,7 +3,7 @@
 // neighbours, found by search in a sorted list. Every source number of up to 16 bits is compared; of wider ones the
 // numbers at and next to every boundary, between which a monotone function has nowhere to go wrong.
 
-import { encode } from "./encode.ts";
+import { encode, encodeDouble } from "./encode.ts";
 import { elementValue, fromNumber, toNumber } from "./exact.ts";
 import type { Witness } from "./exactness.ts";
 import { allows, LISTED_BITS, listedNumber } from "./form.ts";
@@ -17,10 +17,10 @@ export type Rounding =
 
 /** The numbers of a target in order, and what is between them. */
 interface Scale {
-  readonly values: readonly number[];
+  readonly values: Float64Array;
   readonly codes: readonly number[];
   /** boundaries[k] lies between values[k] and values[k + 1]. */
-  readonly boundaries: readonly number[];
+  readonly boundaries: Float64Array;
   /** -0, NaN and infinities, as far as the target has them. */
   readonly special: readonly number[];
 }
@@ -62,15 +62,15 @@ function compared(
     };
   const scale = scaleOf(to);
   if (scale === null) return { kind: "open", reason: `a middle between two numbers of ${to.name} is no double` };
-  const compare = (x: number, label: string, code: bigint): Witness | null => {
+  const compare = (x: number, code: () => bigint): Witness | null => {
     const wanted = expected(x, to, scale);
-    const chosen = by === null ? encoded(to, x) : by(Number(code));
+    const chosen = by === null ? encoded(to, x) : by(Number(code()));
     const got = chosen === null ? null : listedNumber(to, chosen, 0);
     if (got !== null && Object.is(got, wanted)) return null;
     const value = fromNumber(x);
     return {
       at: 0,
-      codes: [{ label, code, value }],
+      codes: [{ label: "code", code: code(), value }],
       block: null,
       value,
       together: [],
@@ -83,7 +83,7 @@ function compared(
       const x = listedNumber(from, code, 0);
       if (!domain.every((r) => allows(r, BigInt(code), x))) continue;
       tried++;
-      const witness = compare(x, "code", BigInt(code));
+      const witness = compare(x, () => BigInt(code));
       if (witness !== null) return { kind: "wrong", witness };
     }
     return { kind: "nearest", method: `all ${tried} codes compared with the nearest of a sorted list` };
@@ -95,11 +95,15 @@ function compared(
       reason: `${from.name} is wider than ${LISTED_BITS} bits and neither IEEE's single nor its double`,
     };
   let tried = 0;
+  let before: number | null = null;
   for (const x of edges(view, scale)) {
-    const code = view.code(x);
-    if (!domain.every((r) => allows(r, code, x))) continue;
-    tried++;
-    const witness = compare(x, "code", code);
+    if (before !== null && Object.is(x, before)) continue;
+    const isNew = x !== before;
+    before = x;
+    if (!domain.every((r) => allows(r, view.code(x), x))) continue;
+    // 0 and -0 are compared both, and counted as one number.
+    if (isNew) tried++;
+    const witness = compare(x, () => view.code(x));
     if (witness !== null) return { kind: "wrong", witness };
   }
   const argued = "between two of them rounding is monotone, with the same number at both ends";
@@ -197,25 +201,33 @@ function nearestSingle(from: Element, to: Element): Rounding {
 
 function encoded(to: Element, x: number): number | null {
   try {
-    return Number(encode(to, fromNumber(x)));
+    return Number(encodeDouble(to, x));
   } catch (error) {
     if (error instanceof RangeError) return null;
     throw error;
   }
 }
 
+const scales = new WeakMap<Element, Scale | null>();
+
 function scaleOf(element: Element): Scale | null {
+  let scale = scales.get(element);
+  if (scale === undefined) scales.set(element, (scale = sortedScale(element)));
+  return scale;
+}
+
+function sortedScale(element: Element): Scale | null {
   const numbers = numbersOf(element);
   const order = Array.from(numbers.keys())
     .filter((code) => Number.isFinite(numbers[code]!) && !Object.is(numbers[code], -0))
     .toSorted((a, b) => numbers[a]! - numbers[b]! || a - b)
     .filter((code, k, list) => k === 0 || numbers[code] !== numbers[list[k - 1]!]);
-  const values = order.map((code) => numbers[code]!);
-  const boundaries: number[] = [];
-  for (let k = 0; k + 1 < values.length; k++) {
+  const values = Float64Array.from(order, (code) => numbers[code]!);
+  const boundaries = new Float64Array(Math.max(0, values.length - 1));
+  for (let k = 0; k < boundaries.length; k++) {
     const middle = boundaryOf(element, values[k]!, values[k + 1]!, order[k]!);
     if (middle === null) return null;
-    boundaries.push(middle);
+    boundaries[k] = middle;
   }
   const special = [-0, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   return { values, codes: order, boundaries, special: special.filter((x) => numbers.some((y) => Object.is(x, y))) };
@@ -263,13 +275,19 @@ function overflowsAt(largest: number, before: number | undefined, code: number, 
   return x > middle || (x === middle && code % 2 === 1);
 }
 
-/** The numbers of a wide float at, just below and just above every boundary, at both ends, and the special ones. */
-function edges(view: View, { values, boundaries }: Scale): ReadonlySet<number> {
+/**
+ * The numbers of a wide float at, just below and just above every boundary, at both ends, and the special ones:
+ * ascending, the same ones behind each other, and NaN last.
+ */
+function edges(view: View, { values, boundaries }: Scale): Float64Array {
   const last = values.length - 1;
   const over = values[last]! + (values[last]! - (values[last - 1] ?? 0)) / 2;
   const under = values[0]! - ((values[1] ?? 0) - values[0]!) / 2;
-  const around = [...boundaries, over, under].flatMap((x) => view.around(x));
   const infinity = Number.POSITIVE_INFINITY;
   const [largest] = view.around(infinity);
-  return new Set([...around, 0, -0, Number.NaN, largest!, -largest!, infinity, -infinity]);
+  const special = [0, -0, Number.NaN, largest!, -largest!, infinity, -infinity];
+  const found = new Float64Array(3 * (boundaries.length + 2) + special.length);
+  for (const [k, x] of boundaries.entries()) found.set(view.around(x), 3 * k);
+  found.set([...view.around(over), ...view.around(under), ...special], 3 * boundaries.length);
+  return found.toSorted();
 }

@@ -94,12 +94,19 @@ export type Scheduled =
  * Plans for a product, ranked. Deterministic. With `accept: "exact"`, plans that round weights or activations come
  * behind all that do not, whatever they cost, coarse ones last: they are chosen only where there is no other.
  * @param graph of the program that the formats are from; it keeps what it has proved
+ * @param progress told the name of each plan as it is found or refused, since the proofs that it needs may take seconds
  */
-export function schedule(gemm: Gemm, device: DeviceModel, graph: ConversionGraph): Scheduled {
+export function schedule(
+  gemm: Gemm,
+  device: DeviceModel,
+  graph: ConversionGraph,
+  progress?: (name: string) => void,
+): Scheduled {
   const plans: Schedule[] = [];
   const refused: RefusedPlan[] = [];
   const tooLarge = new Map<string, { reason: string; names: string[] }>();
   for (const found of routesOf(gemm, device, graph)) {
+    progress?.(found.name);
     if ("reason" in found) {
       refused.push(found);
       continue;

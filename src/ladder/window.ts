@@ -25,31 +25,63 @@ export interface Window {
 
 /** The window of a list of doubles: exact. */
 export function listWindow(numbers: Iterable<number>): Window {
-  const parts: (ReturnType<typeof oddPart> & { readonly negative: boolean })[] = [];
   let [zero, minusZero, nan, infinite] = [false, false, false, false];
+  let [low, odd] = [Number.POSITIVE_INFINITY, 0];
+  // The ends as doubles, so that no more than these are made into whole numbers.
+  let [least, most, tiny] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
   for (const x of numbers) {
     if (Number.isNaN(x)) nan = true;
     else if (!Number.isFinite(x)) infinite = true;
-    else if (x === 0) [zero, minusZero] = [true, minusZero || Object.is(x, -0)];
-    else parts.push({ ...oddPart(x), negative: x < 0 });
+    else {
+      if (x < least) least = x;
+      if (x > most) most = x;
+      if (x === 0) {
+        zero = true;
+        minusZero ||= Object.is(x, -0);
+        continue;
+      }
+      const part = oddPart(x);
+      if (part.power < low) low = part.power;
+      if (part.odd > odd) odd = part.odd;
+      const size = Math.abs(x);
+      if (size < tiny) tiny = size;
+    }
   }
-  const low = parts.reduce((least, { power }) => Math.min(least, power), parts[0]?.power ?? 0);
-  // The largest of each sign and the smallest of all, by double, so that few are made into whole numbers.
-  const size = (part: (typeof parts)[number]): number => part.odd * 2 ** part.power;
-  const units = (part: (typeof parts)[number]): bigint => BigInt(part.odd) << BigInt(part.power - low);
-  const extreme = (list: typeof parts, better: (a: number, b: number) => boolean): bigint | null => {
-    const [first] = list;
-    return first === undefined ? null : units(list.reduce((a, b) => (better(size(b), size(a)) ? b : a), first));
+  if (odd === 0) return { low: 0, least: 0n, most: 0n, odd: 0n, tiny: 0n, zero, minusZero, nan, infinite };
+  const units = (x: number): bigint => {
+    if (x === 0) return 0n;
+    const part = oddPart(x);
+    return BigInt(x < 0 ? -part.odd : part.odd) << BigInt(part.power - low);
   };
-  const [above, below] = [parts.filter(({ negative }) => !negative), parts.filter(({ negative }) => negative)];
-  const larger = (a: number, b: number): boolean => a > b;
-  const smaller = (a: number, b: number): boolean => a < b;
-  const [up, down] = [extreme(above, larger), extreme(below, larger)];
-  const most = up ?? (zero || down === null ? 0n : -extreme(below, smaller)!);
-  const least = down === null ? (zero || up === null ? 0n : extreme(above, smaller)!) : -down;
-  const tiny = extreme(parts, smaller) ?? 0n;
-  const odd = BigInt(parts.reduce((largest, part) => Math.max(largest, part.odd), 0));
-  return { low, least, most, odd, tiny, zero, minusZero, nan, infinite };
+  const ends = { least: units(least), most: units(most), tiny: units(tiny) };
+  return { low, ...ends, odd: BigInt(odd), zero, minusZero, nan, infinite };
+}
+
+/** Of a product that may be zero, whatever the factor: zero, which takes part in no sum. */
+export const NOTHING: Window = {
+  // Above the lowest bit of every number, so that it is never that of a sum.
+  low: 2 ** 20,
+  least: 0n,
+  most: 0n,
+  odd: 0n,
+  tiny: 0n,
+  zero: false,
+  minusZero: false,
+  nan: false,
+  infinite: false,
+};
+
+/** The window of one finite double. */
+export function numberWindow(x: number): Window {
+  if (x === 0) return listWindow([x]);
+  const { odd, power } = oddPart(x);
+  return pointWindow(x < 0, BigInt(odd), power);
+}
+
+function pointWindow(negative: boolean, odd: bigint, low: number): Window {
+  const units = negative ? -odd : odd;
+  const flags = { zero: false, minusZero: false, nan: false, infinite: false };
+  return { low, least: units, most: units, odd, tiny: odd, ...flags };
 }
 
 const exactWindows = new WeakMap<Choices, Window>();
@@ -106,8 +138,7 @@ export function treeWindow(tree: Tree, leaves: readonly Window[]): Window {
 /** The window of one number, which may be no double. */
 function constantWindow(x: Exact): Window {
   if (x.kind !== "finite" || x.significand === 0n) return listWindow([toNumber(x)]);
-  const units = x.negative ? -x.significand : x.significand;
-  return { ...listWindow([1]), low: x.exponent, least: units, most: units, odd: x.significand, tiny: x.significand };
+  return pointWindow(x.negative, x.significand, x.exponent);
 }
 
 /** A tree with fewer leaves, and the windows of those. */
@@ -172,9 +203,13 @@ function negated(a: Window): Window {
 }
 
 function product(a: Window, b: Window): Window {
-  const ends = [a.least * b.least, a.least * b.most, a.most * b.least, a.most * b.most];
-  const [least, most] = [ends.reduce((x, y) => (x < y ? x : y)), ends.reduce((x, y) => (x > y ? x : y))];
+  let [least, most] = [a.least * b.least, a.least * b.least];
+  for (const end of [a.least * b.most, a.most * b.least, a.most * b.most]) {
+    if (end < least) least = end;
+    if (end > most) most = end;
+  }
   const negative = (w: Window): boolean => w.least < 0n || w.minusZero || w.infinite;
+  const positive = (w: Window): boolean => w.most > 0n || w.zero || w.infinite;
   return {
     low: a.low + b.low,
     least,
@@ -182,7 +217,11 @@ function product(a: Window, b: Window): Window {
     odd: a.odd * b.odd,
     tiny: a.tiny * b.tiny,
     zero: a.zero || b.zero,
-    minusZero: (a.zero && negative(b)) || (b.zero && negative(a)),
+    minusZero:
+      (a.zero && negative(b)) ||
+      (b.zero && negative(a)) ||
+      (a.minusZero && positive(b)) ||
+      (b.minusZero && positive(a)),
     nan: a.nan || b.nan || (a.infinite && b.zero) || (b.infinite && a.zero),
     infinite: a.infinite || b.infinite,
   };
@@ -319,10 +358,9 @@ export function holds(target: Target, x: Exact): boolean {
   return x.exponent - limits.low < 4096 && x.significand << BigInt(x.exponent - limits.low) <= limits.most;
 }
 
-/** Whether a finite number is a subnormal of the target, which machines may flush to zero. */
-export function isSubnormal({ limits }: Target, x: Exact): boolean {
-  if (limits === null || x.kind !== "finite" || x.significand === 0n || x.exponent < limits.low) return false;
-  return x.exponent - limits.low < 64 && x.significand << BigInt(x.exponent - limits.low) < limits.normal;
+/** The smallest number above zero that is no subnormal of the target, which machines may flush; 0 where all may stay. */
+export function leastNormal({ limits }: Target): number {
+  return limits === null ? 0 : Number(limits.normal) * 2 ** limits.low;
 }
 
 /** The same number: NaN is NaN, and -0 is not 0. */
@@ -356,8 +394,8 @@ export function misfit(window: Window, target: Target, flushes = false): string 
   if (window.infinite && !limits.special.infinite) return `${name} has no infinity`;
   if (window.minusZero && !target.minusZero) return `${name} has no -0`;
   if (window.least < 0n && !limits.signed) return `${name} has no negative numbers`;
-  const bits = window.odd.toString(2).length;
-  if (bits > precision) return `up to ${bits} significant bits, and ${name} has ${precision}`;
+  if (window.odd >> BigInt(precision) !== 0n)
+    return `up to ${window.odd.toString(2).length} significant bits, and ${name} has ${precision}`;
   if (window.odd === 0n) return null;
   if (window.low < limits.low)
     return `there are parts of 2^${window.low}, and the lowest bit of ${name} is 2^${limits.low}`;

@@ -22,7 +22,11 @@ testWith(loadAddon(), "gemv --json has every figure, and they agree with each ot
 
 test.each([
   [["bench"], 'what to measure: ""; gemv, gemm, model or compare'],
-  [["bench", "gemv", "--bits", "3"], "--bits: 3; 2, 4 or 8"],
+  [["bench", "gemv", "--bits", "7"], "--bits: 7; 1 to 6, or 8"],
+  [
+    ["bench", "gemv", "--bits", "5", "--isa", "scalar", "--kernel", "lookup"],
+    "--kernel: lookup; scalar has no lookups for 5 bits",
+  ],
   [["bench", "gemv", "--group", "40"], "--group: 40; a multiple of 16"],
   [["bench", "gemm", "--k", "100"], "--k: 100; a multiple of the group, which is 128"],
 ])("%j is wrong usage", (args, message) => {

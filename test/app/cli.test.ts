@@ -75,7 +75,7 @@ describe("wrong usage ends with exit code 2:", () => {
 });
 
 describe("help", () => {
-  test.each(["run", "eval", "inspect", "bench", "doctor"])("of %s is what the golden file shows", async (name) => {
+  test.each(["run", "eval", "inspect", "bench", "tune", "doctor"])("of %s is what the golden file shows", async (name) => {
     const { code, out, err } = lutra([name, "--help", "--nonsense"]);
     expect([code, err]).toEqual([0, ""]);
     await expect(out).toMatchFileSnapshot(`../golden/app/help-${name}.txt`);

@@ -2,7 +2,7 @@
 // what cannot be had is one line with what would work.
 
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
@@ -116,6 +116,21 @@ describe("what is wrong is one line", () => {
     const { code, err } = lutra(["compile", "--type", "Q4_0", "-o", path, "--n", "32", "--k", "64"]);
     expect([code, err]).toEqual([1, `lutra: ${path}: there is a file of that name; name a folder\n`]);
     expect(readFileSync(path, "utf8")).toBe("mine");
+  });
+
+  test("a folder that cannot be made, where Node's own recursion would not end", () => {
+    if (!existsSync("/proc/self")) return expect(process.platform).not.toBe("linux");
+    const { code, err } = lutra(["compile", "--type", "Q4_0", "-o", "/proc/x/y", "--n", "32", "--k", "64"]);
+    expect([code, err]).toEqual([1, "lutra: /proc/x/y: no folder can be made there (ENOENT)\n"]);
+  });
+
+  test("one of the files cannot be written: the others are not there either", () => {
+    const path = join(folder, "half");
+    const manifest = join(path, "manifest.json");
+    mkdirSync(manifest, { recursive: true });
+    const { code, err } = lutra(["compile", "--type", "Q4_0", "-o", path, "--n", "32", "--k", "64"]);
+    expect([code, err]).toEqual([1, `lutra: ${manifest}: is a directory; name a file in it\n`]);
+    expect(readdirSync(path)).toEqual(["manifest.json"]);
   });
 
   test("a .ladder file with a mistake is a finding with its place", () => {

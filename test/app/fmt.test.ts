@@ -1,10 +1,10 @@
 // lutra fmt as people and editors call it: what is written, what is named, and what is left alone.
 
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
-import { lutra, place, root } from "./lutra.ts";
+import { folder, lutra, place, root } from "./lutra.ts";
 
 const MESSY = 'import "float.ladder"\nblock  A[2]{d:F16\n\n\n  value[i]=d// both\n}';
 const TIDY = 'import "float.ladder"\nblock A[2] {\n  d : F16\n\n  value[i] = d // both\n}\n';
@@ -39,6 +39,22 @@ test("a text with errors of syntax is left as it is, and the others are formatte
   expect(lutra(["fmt", wrong, messy])).toEqual({ code: 1, out: `${messy}\n`, err: FINDING });
   expect(readFileSync(wrong, "utf8")).toBe(WRONG);
   expect(readFileSync(messy, "utf8")).toBe(TIDY);
+});
+
+test("a file that cannot be replaced is not named as one that was", () => {
+  // There is room for this path, and none for that of a new file beside it.
+  let deep = folder;
+  while (deep.length < 4080) deep = join(deep, "x".repeat(Math.min(200, Math.max(1, 4079 - deep.length))));
+  mkdirSync(deep, { recursive: true });
+  const path = join(deep, "a.ladder");
+  writeFileSync(path, MESSY);
+  const { code, out, err } = lutra(["fmt", path]);
+  expect([code, out, err.replace(path, "FILE")]).toEqual([
+    1,
+    "",
+    "lutra: FILE: the name is too long; nothing was written\n",
+  ]);
+  expect(readFileSync(path, "utf8")).toBe(MESSY);
 });
 
 test("- takes stdin to stdout", () => {

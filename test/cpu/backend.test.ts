@@ -99,7 +99,7 @@ testWith(opened(), "the error of a model that cannot fit says what conversion to
     },
   };
   await expect(backend.prepare(plan, source)).rejects.toThrow(
-    /^the model needs 12583296 MiB for weights \(12582912 MiB of them converted to plain floats\) and 0 MiB for a context of 64 tokens, but \d+ MiB of memory are available; use a smaller model or --ctx$/,
+    /^the model needs 12583680 MiB for weights \(12582912 MiB of them converted to plain floats\) and 0 MiB for a context of 64 tokens, but \d+ MiB of memory are available; use a smaller model or --ctx$/,
   );
 });
 
@@ -116,7 +116,7 @@ testWith(
     const other = setInterval(() => turns++, 1);
     const session = await backend.prepare(plan, file, (done, total) => reports.push([done, total]));
     clearInterval(other);
-    expect(turns).toBeGreaterThan(5); // of the 94 tiles
+    expect(turns).toBeGreaterThan(5); // of the 47 tiles
     expect(reports.at(-1)).toEqual([session.bytes.weights, session.bytes.weights]);
     expect(reports.every(([done], r) => done >= (reports[r - 1]?.[0] ?? 0))).toBe(true);
     await session[Symbol.asyncDispose]();

@@ -6,7 +6,8 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
-import { type Placement, Placements } from "../../src/cpu/layout.ts";
+import { canLookUp, codesOf, type Kernel } from "../../src/cpu/tuner.ts";
+import { type Placement, Placements, type Tiles } from "../../src/cpu/layout.ts";
 import { decode } from "../../src/ladder/codec.ts";
 import { encode } from "../../src/model/encode.ts";
 import { type GroupTerm, mappedStructureOf, structureOf } from "../../src/ladder/layout.ts";
@@ -32,14 +33,25 @@ const EPSILON = 2 ** -24; // half a unit in the last place of f32
 
 const addon = loadAddon();
 const isas = "unavailable" in addon ? [] : addon.isas();
-const machines = isas.flatMap((isa) => [1, 2].map((threads) => ({ isa, threads })));
+/** Kernels for integers; a matrix that lookups cannot run is multiplied by dot products in both. */
+const families = ["dot", "lookup"] as const;
+const machines = isas.flatMap((isa) =>
+  families
+    .filter((family) => family === "dot" || canLookUp(isa, { bits: 1, plain: true }))
+    .flatMap((family) => [1, 2].map((threads) => ({ isa, threads, family, name: `${isa} ${family}` }))),
+);
+type Machine = (typeof machines)[number];
 const backends = new Map<string, Backend>();
 
-function cpu(isa: string, threads: number): Backend {
-  const key = `${isa}/${threads}`;
+function cpu({ isa, threads, family }: Omit<Machine, "name">): Backend {
+  const key = `${isa}/${threads}/${family}`;
   let backend = backends.get(key);
   if (backend === undefined) {
-    const opened = openCpu({ isa, threads });
+    const choose = (tiles: Tiles): Kernel => ({
+      lookup: family === "lookup" && canLookUp(isa, codesOf(tiles)),
+      ahead: family === "lookup" ? 1024 : 0,
+    });
+    const opened = openCpu({ isa, threads, choose });
     if ("unavailable" in opened) throw new Error(opened.unavailable);
     backends.set(key, (backend = opened));
   }
@@ -186,7 +198,19 @@ interface ProductBound {
   readonly rounding: number;
 }
 
-function productBound(row: Float64Array, x: Float64Array, placement: Placement): ProductBound {
+/** Whether lookups run a matrix that is kept so. */
+function looksUp(placement: Placement, family: Machine["family"]): boolean {
+  return family === "lookup" && placement.kind === "tiles" && canLookUp("scalar", codesOf(placement));
+}
+
+/** @param largest of the matrix: no two of its weights lie further apart than twice that */
+function productBound(
+  row: Float64Array,
+  x: Float64Array,
+  placement: Placement,
+  family: Machine["family"],
+  largest: number,
+): ProductBound {
   const k = row.length;
   const quantised = placement.kind === "tiles" && placement.product.kind === "integer";
   let quantisation = 0;
@@ -194,14 +218,28 @@ function productBound(row: Float64Array, x: Float64Array, placement: Placement):
   let largestWeight = 0;
   for (const w of row) largestWeight = Math.max(largestWeight, Math.abs(w));
   for (let g = 0; g < k; g += ACTIVATION_GROUP) {
-    let largest = 0;
+    let greatest = 0;
     let weights = 0;
     for (let i = g; i < Math.min(g + ACTIVATION_GROUP, k); i++) {
-      largest = Math.max(largest, Math.abs(x[i] as number));
+      greatest = Math.max(greatest, Math.abs(x[i] as number));
       weights += Math.abs(row[i] as number);
       size += Math.abs(x[i] as number);
     }
-    if (quantised) quantisation += ((largest / 127) * weights) / 2;
+    if (quantised) quantisation += ((greatest / 127) * weights) / 2;
+  }
+  if (looksUp(placement, family)) {
+    // A table's step is 1 / 127 of the largest sum of four |x| in its 32; an entry is off by half of that, for the signs
+    // of each bit, which count half: in all half the distance of the ends of the codes, for each four.
+    quantisation = 0;
+    for (let i = 0; i < k; i += 32) {
+      let most = 0;
+      for (let f = i; f < Math.min(i + 32, k); f += 4)
+        most = Math.max(
+          most,
+          [0, 1, 2, 3].reduce((sum, j) => sum + Math.abs(x[f + j] as number), 0),
+        );
+      quantisation += 8 * (most / 127 / 2) * ((2 * largest) / 2);
+    }
   }
   // Tiles sum scale * code, scale * zero and offset apart. Each may exceed the weight itself, but with random codes in
   // every group the three come to no more than 4 x the row's largest weight. Weight, scale and product are rounded too.
@@ -210,7 +248,7 @@ function productBound(row: Float64Array, x: Float64Array, placement: Placement):
 }
 
 /** Largest allowed |native - reference| for each output of the case, (tokens, n). */
-function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array } {
+function gemmBounds(c: GemmCase, family: Machine["family"]): { bound: Float64Array; rounding: Float64Array } {
   const { n, k, tokens, type, gemm } = c;
   const placement = placementOf(type, n, k);
   const find = (name: string): SmallWeight => c.weights.find((w) => w.name === name) as SmallWeight;
@@ -223,6 +261,7 @@ function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array 
   const bound = new Float64Array(tokens * n);
   const rounding = new Float64Array(tokens * n);
   const matrices = gemm.linears.map((l) => matrix(l.weight));
+  const largest = matrices.map((m) => m.reduce((most, w) => Math.max(most, Math.abs(w)), 0));
   const biases = gemm.linears.map((l) =>
     l.bias === null ? null : new Float32Array(find(l.bias).bytes.slice().buffer),
   );
@@ -237,7 +276,7 @@ function gemmBounds(c: GemmCase): { bound: Float64Array; rounding: Float64Array 
     for (let r = 0; r < n; r++) {
       const parts = matrices.map((m, l) => {
         const row = m.subarray(r * k, (r + 1) * k);
-        const b = productBound(row, x, placement);
+        const b = productBound(row, x, placement, family, largest[l] as number);
         const product = row.reduce((s, w, i) => s + w * (x[i] as number), biases[l]?.[r] ?? 0);
         const size = row.reduce((s, w, i) => s + Math.abs(w * (x[i] as number)), Math.abs(product));
         const extra = normError * size * 2 + 4 * EPSILON * size;
@@ -287,18 +326,22 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
           using weights = weightFile(c.weights);
           const batch = [[chunk(range(c.tokens))]];
           const [want] = (await run(openReference(), c.plan, weights, batch)) as [Float32Array];
-          const { bound, rounding } = gemmBounds(c);
-          let first: Float32Array | undefined;
-          for (const { isa, threads } of machines) {
-            const what = `${isa}, ${threads} threads, ${epilogue}, (${c.tokens}, ${c.n}, ${c.k})`;
-            const [got] = (await run(cpu(isa, threads), c.plan, weights, batch)) as [Float32Array];
+          const bounds = { dot: gemmBounds(c, "dot"), lookup: gemmBounds(c, "lookup") };
+          const firsts = new Map<string, Float32Array>();
+          for (const machine of machines) {
+            const { isa, threads, family } = machine;
+            const what = `${isa} ${family}, ${threads} threads, ${epilogue}, (${c.tokens}, ${c.n}, ${c.k})`;
+            const [got] = (await run(cpu(machine), c.plan, weights, batch)) as [Float32Array];
+            const { bound, rounding } = bounds[family];
             expectWithin(got, want, bound, what);
-            // All kernels share the int8 activations: what they differ by is the order of float operations alone.
+            // All kernels of a family share the integers: what they differ by is the order of float operations alone.
             // (After a norm an activation at a tie may round the other way, so only without.)
+            const first = firsts.get(family) ?? got;
+            firsts.set(family, first);
             if (!withNorm)
               expectWithin(
                 got,
-                (first ??= got),
+                first,
                 rounding.map((r) => 2 * r),
                 `${what} against ${isas[0]}`,
               );
@@ -310,10 +353,10 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
       const random = new Random(SEED + 1);
       const c = gemmCase(type, "store", true, false, random);
       using weights = weightFile(c.weights);
-      for (const isa of isas) {
-        const [together] = (await run(cpu(isa, 2), c.plan, weights, [[chunk(range(c.tokens))]])) as [Float32Array];
+      for (const machine of machines.filter(({ threads }) => threads === 2)) {
+        const [together] = (await run(cpu(machine), c.plan, weights, [[chunk(range(c.tokens))]])) as [Float32Array];
         const alone = await run(
-          cpu(isa, 1),
+          cpu({ ...machine, threads: 1 }),
           c.plan,
           weights,
           range(c.tokens).map((t) => [chunk([t])]),
@@ -346,15 +389,15 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
           structure.scale.fields.every((f) => f.format !== "f32"));
       const largest = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
       const bound = new Float64Array(want.length).fill(exact ? 0 : 12 * EPSILON * largest);
-      for (const { isa, threads } of machines) {
-        const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk(tokens)]])) as [Float32Array];
-        expectWithin(got, want, bound, isa);
+      for (const machine of machines) {
+        const [got] = (await run(cpu(machine), plan, weights, [[chunk(tokens)]])) as [Float32Array];
+        expectWithin(got, want, bound, machine.name);
       }
     });
   });
 
   test("extremes: codes at their ends against activations at theirs do not overflow", async () => {
-    for (const name of ["Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q6_K", "Q4_K", "TQ2_0"]) {
+    for (const name of ["Q1_0", "TQ2_0", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_1", "Q6_K", "Q8_0"]) {
       const type = typeNamed(name);
       const k = 512;
       for (const fill of [0x00, 0xff, 0x7f, 0x80]) {
@@ -387,10 +430,14 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
             Math.abs(term.constant) * LARGEST_FIELD ** term.fields.length * (term.codes ? 2 ** term.codes.bits : 1);
           const codes = 2 ** structure.codes.bits + Math.abs(structure.zero);
           const term = largest(structure.scale) * codes + (structure.offset ? largest(structure.offset) : 0);
-          const bound = new Float64Array(33).fill((k / 16 + 4) * EPSILON * k * 3 * term);
-          for (const { isa, threads } of machines) {
-            const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0])]])) as [Float32Array];
-            expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${isa}`);
+          const rounding = (k / 16 + 4) * EPSILON * k * 3 * term;
+          // In tables of their sums, of step 12 / 127, half a step for each four, halved for the signs of each bit.
+          const tables = ((k / 4) * (12 / 127 / 2) * codes * largest(structure.scale)) / 2;
+          for (const machine of machines) {
+            const isLookup = looksUp(placementOf(type, 33, k), machine.family);
+            const bound = new Float64Array(33).fill(rounding + (isLookup ? tables : 0));
+            const [got] = (await run(cpu(machine), plan, weights, [[chunk([0])]])) as [Float32Array];
+            expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${machine.name}`);
           }
         }
       }
@@ -442,12 +489,13 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
       const bound = Float64Array.from({ length: 3 * n }, (_, at) => {
         const row = decoded.subarray((at % n) * k, ((at % n) + 1) * k);
         const t = Math.floor(at / n);
-        const b = productBound(row, Float64Array.from(x.subarray(t * k, (t + 1) * k)), placement);
+        const vector = Float64Array.from(x.subarray(t * k, (t + 1) * k));
+        const b = productBound(row, vector, placement, "dot", 0); // neither can be looked up
         return b.quantisation * 1.001 + b.rounding;
       });
-      for (const { isa, threads } of machines) {
-        const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk(range(3))]])) as [Float32Array];
-        expectWithin(got, want, bound, `${name} ${isa}`);
+      for (const machine of machines) {
+        const [got] = (await run(cpu(machine), plan, weights, [[chunk(range(3))]])) as [Float32Array];
+        expectWithin(got, want, bound, `${name} ${machine.name}`);
       }
     }
   });
@@ -485,11 +533,11 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
         odd.some((x) => x !== ""),
         name,
       ).toBe(true);
-      for (const { isa, threads } of machines) {
-        const [got] = (await run(cpu(isa, threads), plan, weights, batch)) as [Float32Array];
+      for (const machine of machines) {
+        const [got] = (await run(cpu(machine), plan, weights, batch)) as [Float32Array];
         expect(
           [...got].map((x) => (Number.isFinite(x) ? "" : String(x))),
-          `${name} ${isa}`,
+          `${name} ${machine.name}`,
         ).toEqual(odd);
       }
     }
@@ -518,10 +566,10 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
     };
     const plan = smallPlan(inputs, others, [40], [gemm], 1);
     using weights = weightFile([...inputs, ...others]);
-    for (const { isa, threads } of machines) {
-      const [got] = (await run(cpu(isa, threads), plan, weights, [[chunk([0, 1, 2])]])) as [Float32Array];
-      expect(got.subarray(0, 40), isa).toEqual(bias);
-      expect(got.subarray(40).every(Number.isNaN), isa).toBe(true);
+    for (const machine of machines) {
+      const [got] = (await run(cpu(machine), plan, weights, [[chunk([0, 1, 2])]])) as [Float32Array];
+      expect(got.subarray(0, 40), machine.name).toEqual(bias);
+      expect(got.subarray(40).every(Number.isNaN), machine.name).toBe(true);
     }
   });
 
@@ -548,11 +596,11 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
         using weights = weightFile(inputs);
         const batches = [[chunk(range(7), 3000)], [chunk([4], 0)]];
         const want = await run(openReference(), plan, weights, batches);
-        for (const { isa, threads } of machines) {
-          const got = await run(cpu(isa, threads), plan, weights, batches);
+        for (const machine of machines) {
+          const got = await run(cpu(machine), plan, weights, batches);
           // A rounded sine and cosine, two products and a sum of numbers below 1.25 * 6.
           got.forEach((g, i) =>
-            expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(8 * EPSILON * 7.5), isa),
+            expectWithin(g, want[i] as Float32Array, new Float64Array(g.length).fill(8 * EPSILON * 7.5), machine.name),
           );
         }
       }
@@ -601,20 +649,20 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
       // weights of the softmax by twice that, on values below 6.
       const scoreError = 2 ** -11 * 6 * Math.sqrt(headDim);
       const bound = (2 * scoreError + 2 ** -11 + 2 ** -18) * 6;
-      for (const { isa, threads } of machines) {
-        const got = await run(cpu(isa, threads), plan, weights, batches);
+      for (const machine of machines) {
+        const got = await run(cpu(machine), plan, weights, batches);
         got.forEach((g, i) =>
           expectWithin(
             g,
             want[i] as Float32Array,
             new Float64Array(g.length).fill(bound),
-            `${isa} ${heads}/${kvHeads}x${headDim}`,
+            `${machine.name} ${heads}/${kvHeads}x${headDim}`,
           ),
         );
         const mean = (a: Float32Array, b: Float32Array): number =>
           a.reduce((s, v, j) => s + (v - (b[j] as number)) ** 2, 0) / a.length;
         // Rounding errors are as often up as down: the mean square must lie far below the worst case.
-        got.forEach((g, i) => expect(mean(g, want[i] as Float32Array), isa).toBeLessThan((2 ** -9) ** 2));
+        got.forEach((g, i) => expect(mean(g, want[i] as Float32Array), machine.name).toBeLessThan((2 ** -9) ** 2));
       }
     }
   });
@@ -628,8 +676,8 @@ block OwnPair[32] { d : F16  qs : Bits7[16]
       { slot: 1, pos: 0, tokens: Int32Array.of(500, 501), logits: "none" },
       { slot: 1, pos: 2, tokens: Int32Array.of(502, 503), logits: "all" },
     ];
-    for (const { isa, threads } of machines) {
-      const got = await run(cpu(isa, threads), plan, weights, [batch]);
+    for (const machine of machines) {
+      const got = await run(cpu(machine), plan, weights, [batch]);
       expect(got.map((g) => [...g])).toEqual([[897, 898, 899], [], [1506, 1507, 1508, 1509, 1510, 1511]]);
     }
   });

@@ -1,11 +1,14 @@
 // decode is exactValue rounded to a double, for every type and all bytes: signs of zeros, infinities and NaN included.
 
+import { execFileSync } from "node:child_process";
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { decode } from "../../src/ladder/codec.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
-import { blockOf, oddTypes, programWith, typeNamed } from "./program.ts";
+import { bindTensor } from "../../src/ladder/tensor.ts";
+import { blocksOf } from "./emitted.ts";
+import { blockOf, builtinTexts, oddTypes, programWith, typeNamed } from "./program.ts";
 
 const types = [...programWith(oddTypes).types.values()];
 
@@ -70,6 +73,67 @@ test("a product that would round before the sum is not taken the fast way", () =
   const out = new Float64Array(1);
   decode(type, new Uint8Array(words.buffer), out);
   expect(out[0]).toBe(255 * (2 ** -22 + 2 ** -46));
+});
+
+test("where made code is forbidden, decode gives the same numbers", () => {
+  const names = ["Q4_0", "Q4_K", "IQ2_XXS", "F16", "BF16", "F64", "I64", "Posit16"];
+  const cases = names.map((name) => {
+    const bytes = blocksOf(typeNamed(programWith(), name), 3, 20_261_127);
+    return { name, bytes: [...bytes] };
+  });
+  const child = `
+    const { resolveProgram } = await import("./dist/ladder/resolve.js");
+    const { decode } = await import("./dist/ladder/codec.js");
+    let forbidden = false;
+    try { new Function(""); } catch (error) { forbidden = error instanceof EvalError; }
+    let text = "";
+    for await (const part of process.stdin) text += part;
+    const { files, cases } = JSON.parse(text);
+    const { program } = resolveProgram(new Map(files), files.map(([name]) => name));
+    const all = cases.map(({ name, bytes }) => {
+      const type = program.types.get(name);
+      const out = new Float64Array(3 * type.blockSize);
+      decode(type, Uint8Array.from(bytes), out);
+      return [...out].map((x) => (Object.is(x, -0) ? "-0" : String(x)));
+    });
+    console.log(JSON.stringify({ forbidden, all }));`;
+  const flags = ["--disallow-code-generation-from-strings", "--input-type=module", "-e", child];
+  const input = JSON.stringify({ files: [...builtinTexts], cases });
+  const { forbidden, all } = JSON.parse(execFileSync(process.execPath, flags, { input, encoding: "utf8" }));
+  expect(forbidden).toBe(true);
+  for (const [k, { name, bytes }] of cases.entries()) {
+    const type = typeNamed(programWith(), name);
+    const out = new Float64Array(3 * type.blockSize);
+    decode(type, Uint8Array.from(bytes), out);
+    expect(all[k], name).toEqual([...out].map((x) => (Object.is(x, -0) ? "-0" : String(x))));
+  }
+});
+
+const choosing = `import "int.ladder"
+import "float.ladder"
+tensor Chosen[n < N, k < K] {
+  s : F16[4]
+  beside g : I32[K]
+  value = if g[k] < 4 then s[g[k]] * (s[g[k]] + 1) else K
+}`;
+
+test("an entry that an arm asks for which is not taken is no error, and one that is taken is", () => {
+  const tensor = programWith(choosing).tensors.get("Chosen")!;
+  for (const columns of [8, 8192]) {
+    const binding = bindTensor(tensor, "", 1, columns);
+    if (binding.kind !== "bound") throw new Error("Chosen has no shape");
+    const { type } = binding;
+    const bytes = blocksOf(type, 1, 20_261_126);
+    const view = new DataView(bytes.buffer);
+    for (let k = 0; k < columns; k++) view.setInt32(8 + 4 * k, k % 6, true);
+    const out = new Float64Array(columns);
+    decode(type, bytes, out);
+    expect([...out]).toEqual([...out.keys()].map((i) => toNumber(exactValue(type, bytes, i))));
+    view.setInt32(8 + 4 * 5, -3, true);
+    const error = new RangeError("s has entries 0 to 3, and the data ask for entry -3");
+    expect(() => decode(type, bytes, out)).toThrow(error);
+    expect(() => exactValue(type, bytes, 5)).toThrow(error);
+  }
 });
 
 test("no blocks decode to no values", () => {

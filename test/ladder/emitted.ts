@@ -1,12 +1,21 @@
 // What the tests of emitted decodes share: every type and tensor of the library, blocks with all kinds of bytes, and what
 // a decode that rounds may differ by.
 
-import { decode } from "../../src/ladder/codec.ts";
 import type { Guarantee } from "../../src/ladder/emit.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { conditionAt } from "../../src/ladder/expr.ts";
 import { bindTensor, smallestShape } from "../../src/ladder/tensor.ts";
 import type { Program, Type, Value } from "../../src/ladder/type.ts";
+import { operandsAreExact, plainDecode } from "./plain.ts";
+
+const VALUES = 1_000_000;
+/** Of types that only the exact evaluator decodes, a thousand times slower. */
+const EXACT_VALUES = 10_000;
+
+/** Blocks with 10^6 values, or as many as the slow way decodes in a second. */
+export function blockCount(type: Type): number {
+  return Math.ceil((operandsAreExact(type.value) ? VALUES : EXACT_VALUES) / type.blockSize);
+}
 
 export interface Case {
   readonly label: string;
@@ -55,6 +64,16 @@ export function blocksOf(type: Type, count: number, seed: number): Uint8Array {
   return bytes;
 }
 
+/** One block of a matrix of one group, whose columns ask for groups far below, just below, above and far above it. */
+export function blockBeyond(type: Type): Uint8Array {
+  const field = type.fields.find(({ name }) => name === "g_idx")!;
+  const bytes = blocksOf(type, 1, 20_261_128);
+  const asked = [-(2 ** 31), -1, 1, 2 ** 31 - 1, 0, -77, 9, 2 ** 27];
+  for (let k = 0; k < field.count; k++)
+    new DataView(bytes.buffer).setInt32(field.bit / 8 + 4 * k, asked[k % asked.length]!, true);
+  return bytes;
+}
+
 /** All 2^bits codes of a type that is one element of up to 16 bits; null for others. */
 export function allCodes(type: Type): Uint8Array | null {
   if (type.blockSize > 1 || type.blockBytes > 2) return null;
@@ -89,7 +108,7 @@ function sizeOf(type: Type, value: Value, block: Uint8Array, i: number, most: nu
 
 /**
  * The first value that is not what the guarantee says, with the numbers; null where there is none. Exact and nearest
- * values must be equal to those of codec.decode bit for bit, NaN payloads aside; n roundings of a relative size of at
+ * values must be equal to those of the exact evaluator bit for bit, NaN payloads aside; n roundings of a relative size of at
  * most u each may add up to n * u (and their products) of the sizes of the parts.
  * @param flushed whether subnormals of single precision count as zero
  */
@@ -100,8 +119,7 @@ export function firstWrong(
   { precision, kind, roundings }: Guarantee,
   flushed = false,
 ): string | null {
-  const expected = new Float64Array((bytes.length / type.blockBytes) * type.blockSize);
-  decode(type, bytes, expected);
+  const expected = plainDecode(type, bytes);
   const unit = precision === "f32" ? 2 ** -24 : 2 ** -53;
   const isZero = (x: number): boolean => flushed && Math.abs(x) < 2 ** -126;
   for (let n = 0; n < expected.length; n++) {
@@ -123,7 +141,9 @@ export function firstWrong(
 }
 
 /** The function of an emitted ES module. */
-export function moduleOf(text: string): (bytes: Uint8Array, out: Float64Array | Float32Array) => void {
+export function moduleOf(
+  text: string,
+): (bytes: Uint8Array, out: Float64Array | Float32Array, outside?: () => number) => void {
   // oxlint-disable-next-line typescript/no-implied-eval, no-new-func -- the text is what is tested
   return new Function(text.replace("export function decode", "return function decode"))();
 }

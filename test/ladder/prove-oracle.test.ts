@@ -1,9 +1,13 @@
 // The prover against tables that were worked out by exhaustive enumeration in exact rational arithmetic by others:
 // which elements are exact in which, the scales at which MX formats are, and how many bits blocks take.
 
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
+import { encode, encodeDouble } from "../../src/ladder/encode.ts";
+import { elementValue, fromNumber, toNumber } from "../../src/ladder/exact.ts";
 import { decide, elementSource, exactCodes, exactRun, typeSource } from "../../src/ladder/exactness.ts";
+import { choicesOf } from "../../src/ladder/form.ts";
 import { longestSums, prove } from "../../src/ladder/prove.ts";
 import { targetOf } from "../../src/ladder/window.ts";
 import { programWith, typeNamed } from "./program.ts";
@@ -99,6 +103,60 @@ test.each([
   expect(exactRun(source, to, [], true)).toEqual(guard(normal));
   const within = [{ kind: "codes", field: "s", low: run[0]!, high: run[1]! }] as const;
   expect(decide(source, to, within).kind).toBe("exact");
+});
+
+test("a run of codes is the first of the longest in which every single code is kept, in products as in elements", () => {
+  const small = [...program.elements.values()].filter((one) => one.bits <= 8 && targetOf(one) !== null);
+  const products = ["OCP_MXFP4", "OCP_MXFP8_E5M2", "OCP_MXINT8"].map((name) => typeSource(typeNamed(program, name))!);
+  const sources = [...small.map(elementSource), ...products];
+  let found = 0;
+  for (const source of sources) {
+    for (const to of ["F16", "BF16", "E4M3FN", "I8", "NF4"].map((name) => targetOf(elementNamed(name))!)) {
+      const field = source.type === null ? null : "s";
+      const bits = source.type === null ? source.forms[0]!.leaves[0]!.bits : 8;
+      const kept = Array.from({ length: 2 ** bits }, (_, code) => {
+        const only = { kind: "codes", field, low: code, high: code } as const;
+        const finite = { kind: "finite", field } as const;
+        const isFinite = choicesOf(
+          source.forms[0]!.leaves.find((leaf) => leaf.field === field)!,
+          [only, finite],
+        );
+        return isFinite.codes.length === 1 && decide(source, to, [only]).kind === "exact" ? "y" : "n";
+      }).join("");
+      const longest = (kept.match(/y+/g) ?? []).toSorted((a, b) => b.length - a.length)[0] ?? null;
+      const low = longest === null ? -1 : kept.indexOf(longest);
+      const wanted = longest && { field, low, high: low + longest.length - 1 };
+      if (wanted !== null) found++;
+      expect(exactRun(source, to, []), `${source.name} in ${to.element.name}`).toEqual(wanted);
+    }
+  }
+  expect(found).toBeGreaterThan(50);
+});
+
+test("doubles have the codes that exact numbers have, in the middle of two and beyond the largest too", () => {
+  const listed = [...program.elements.values()].filter((one) => one.bits <= 16 && targetOf(one) !== null);
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...listed),
+      fc.nat(),
+      fc.constantFrom(0, 1, 2),
+      fc.double(),
+      (element, at, part, any) => {
+        const near = (code: number): number => toNumber(elementValue(element, BigInt(code % 2 ** element.bits), 0));
+        const x = part === 2 ? any : (near(at) + near(at + part)) / 2;
+        const code = (of: () => bigint): string => {
+          try {
+            return String(of());
+          } catch (error) {
+            return String(error);
+          }
+        };
+        for (const y of [x, 2 * x, x * (1 + Number.EPSILON), -x])
+          expect(code(() => encodeDouble(element, y))).toBe(code(() => encode(element, fromNumber(y))));
+      },
+    ),
+    { numRuns: 5000 },
+  );
 });
 
 describe("blocks", () => {

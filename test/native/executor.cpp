@@ -86,7 +86,10 @@ std::vector<float> run(const Kernels& kernels, const Model& model, uint32_t thre
                        size_t atOnce) {
   Pool pool(threads);
   std::atomic<uint64_t> loaded{0};
-  Executor executor(pool, kernels, model.plan, model.matrices, model.vectors, loaded);
+  std::vector<Source> matrices = model.matrices;
+  for (Source& source : matrices)
+    if (source.layout != Layout::Dot) source.layout = kernels.lookup;
+  Executor executor(pool, kernels, model.plan, matrices, model.vectors, loaded);
   check(executor.logitsWidth() == kVocabulary, "the width of the logits");
   std::vector<float> out(rows.size() * kVocabulary);
   for (size_t begin = 0; begin < rows.size(); begin += atOnce)
@@ -134,9 +137,9 @@ void checkExecutor(Random& random) {
         }
         return false;
       };
-      check(!refused(false, 0, 1, kTileRows * kWidth * 4), "a whole tile is taken");
-      check(refused(false, 0, 1, kTileRows * kWidth * 4 + 1), "a tile and a byte is refused");
-      check(refused(false, 0, 2, 4), "a tile behind the last one is refused");
+      check(!refused(false, 0, 0, kTileRows * kWidth * 4), "a whole tile is taken");
+      check(refused(false, 0, 0, kTileRows * kWidth * 4 + 1), "a tile and a byte is refused");
+      check(refused(false, 0, 1, 4), "a tile behind the last one is refused");
       check(refused(false, 99, 0, 4), "a matrix that is not there is refused");
       check(!refused(true, 0, 0, kWidth * 4), "a whole vector is taken");
       check(refused(true, 0, 0, kWidth * 4 + 1), "a vector and a byte is refused");
@@ -161,7 +164,9 @@ void checkExecutor(Random& random) {
     what.tokens = 9;
     what.blockGroups = 1;
     what.rounds = 2;
-    const BenchTimes times = benchProduct(pool, *kernels, what, 1 << 16);
+    what.poolBytes = 1 << 16;
+    what.lookup = kernels->lookup != Layout::Dot;
+    const BenchTimes times = benchProduct(pool, *kernels, what);
     check(times.kernelUs.size() == 2 && times.readUs.size() == 3 && times.bytes > 0, "the benchmark's rounds");
   }
 }

@@ -27,14 +27,6 @@ void checkNear(double got, double want, double bound, const std::string& what) {
                            std::to_string(bound));
 }
 
-#if defined(__aarch64__)
-}  // namespace harness
-namespace lutra {
-extern const Kernels neonKernels __attribute__((weak));  // where this version has them
-}
-namespace harness {
-#endif
-
 const std::vector<const lutra::Kernels*>& tables() {
   static const std::vector<const lutra::Kernels*> usable = [] {
     std::vector<const lutra::Kernels*> list{&lutra::scalarKernels};
@@ -44,11 +36,13 @@ const std::vector<const lutra::Kernels*>& tables() {
       list.push_back(&lutra::avx2Kernels);
       if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-          __builtin_cpu_supports("avx512vnni"))
+          __builtin_cpu_supports("avx512vnni")) {
         list.push_back(&lutra::avx512Kernels);
+        if (__builtin_cpu_supports("avx512vbmi")) list.push_back(&lutra::avx512VbmiKernels);
+      }
     }
 #elif defined(__aarch64__)
-    if (&lutra::neonKernels) list.push_back(&lutra::neonKernels);
+    list.push_back(&lutra::neonKernels);  // qemu has the dotprod extension
 #endif
     return list;
   }();

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <type_traits>
 
 #include "check.h"
 
@@ -16,15 +17,21 @@ namespace {
 std::string named(const Kernels& kernels, const char* kernel) { return std::string(kernels.isa) + " " + kernel; }
 
 /// A packed matrix of one tile, with random codes and scales of usual sizes.
-Matrix randomTile(Random& random, Family family) {
+Matrix randomTile(Random& random, Family family, Layout layout) {
   Matrix m{};
   m.n = kTileRows;
   m.family = family;
-  m.bits = 1u << random.whole(1, 3);
-  m.group = 16 * random.whole(1, 8);
+  m.layout = layout;
+  m.bits = random.whole(1, layout == Layout::Dot ? 7 : 4);
+  if (m.bits == 7) m.bits = 8;
+  if (family == Family::Tables) m.bits = 1u << random.whole(1, 3);
+  m.group = random.whole(0, 2) ? 32 * random.whole(1, 4) : 16;
   m.scales = Scales(random.whole(0, 2));
-  m.blockGroups = m.scales == Scales::TwoLevel ? random.whole(1, 8) : 1;
-  m.k = m.group * m.blockGroups * random.whole(1, 4);
+  const uint32_t shared = m.scales == Scales::TwoLevel ? random.whole(1, 4) : 1;  // blocks are of 32 values
+  m.blockGroups = m.group == 16 ? 2 * shared : shared;
+  m.k = m.blockValues() * random.whole(1, 4);
+  if (m.group == 16 && m.scales != Scales::TwoLevel && random.coin()) m.k -= 16;
+  m.ahead = 1024 * random.whole(0, 4);
   m.hasOffset = random.coin();
   m.factor = std::ldexp(1.0f, int(random.whole(0, 8)) - 4);
   if (family == Family::Tables) {
@@ -39,7 +46,7 @@ Matrix randomTile(Random& random, Family family) {
     setTable(m, levels);
   } else {
     m.zero = float(random.whole(0, 1u << m.bits)) / (random.coin() ? 1 : 2);
-    m.stepped = m.bits <= 4 && random.coin();
+    m.stepped = layout == Layout::Dot && m.bits <= 4 && random.coin();
     for (uint8_t& step : m.steps) step = uint8_t(random.bits());
   }
   m.stride = m.tileBytes();
@@ -50,7 +57,7 @@ void fillTile(const Matrix& m, uint8_t* tile, Random& random, bool extreme) {
   for (size_t i = 0; i < m.tileBytes(); i++) tile[i] = extreme ? 0xff : uint8_t(random.bits());
   for (uint8_t* block = tile; block < tile + m.tileBytes(); block += m.blockBytes())
     for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
-      for (uint32_t r = 0; r < kTileRows; r++) {
+      for (uint32_t r = 0; r < m.partRows() * (m.scales == Scales::TwoLevel ? 1 : m.blockGroups); r++) {
         uint8_t* at = block + term * m.termBytes();
         const uint16_t half = random.half();
         const float value = halfToFloat(half);
@@ -62,83 +69,184 @@ void fillTile(const Matrix& m, uint8_t* tile, Random& random, bool extreme) {
       }
 }
 
-/// The product of a row with x in float64, the sum of the magnitudes of its terms, and x's own sum.
+/// The product of a row with x in float64, and the sum of the magnitudes of its terms.
 struct Product64 {
   double value, size;
 };
 
-/// `x(i)`: the activations; `ones`: the sum of those of a group and the sum of the magnitudes that went into it.
-Product64 product64(const Matrix& m, const uint8_t* tile, uint32_t row, const std::function<double(uint32_t)>& x) {
-  const uint32_t span = 32 / m.bits, mask = (1u << m.bits) - 1;
+/// What sixteen values add: over their levels and over ones, and the magnitudes that went into each.
+struct Sixteen {
+  double products = 0, size = 0, ones = 0, onesSize = 0;
+};
+
+/// `sixteen(k, codes)`: of the codes of values k .. k + 15.
+Product64 product64(const Matrix& m, const uint8_t* tile, uint32_t row,
+                    const std::function<Sixteen(uint32_t, const uint8_t*)>& sixteen) {
+  const uint32_t lane = row % m.partRows();
+  const uint8_t* block = tile + row / m.partRows() * m.partBytes();
   Product64 total{0, 0};
-  const uint8_t* block = tile;
-  for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
-    for (uint32_t g = 0; g < m.blockGroups; g++, k0 += m.group) {
-      const uint8_t* codes = block + m.headerBytes() + g * m.codeBytes();
-      double products = 0, ones = 0, size = 0, onesSize = 0;
-      for (uint32_t i = 0; i < m.group; i++) {
-        const uint8_t byte = codes[i / span * (kTileRows * 4) + row * 4 + i % 4];
-        const uint32_t code = byte >> (i % span / 4 * m.bits) & mask;
-        const double at = x(k0 + i);
-        products += m.levelOf(code) * at;
-        // Codes and the zero point are summed apart.
-        size += (m.family == Family::Tables ? std::fabs(m.levelOf(code)) : std::fabs(m.levelOf(code)) + 2 * m.zero) *
-                std::fabs(at);
-        ones += at;
-        onesSize += std::fabs(at);
-      }
-      const double scale = m.scaleOf(block, g, row);
-      total.value += scale * products;
-      total.size += std::fabs(scale) * size;
+  uint8_t codes[kChunk];
+  for (uint32_t k0 = 0; k0 < m.k; k0 += m.blockValues(), block += m.blockBytes())
+    for (uint32_t i = 0; i < m.blockValues() && k0 + i < m.k; i += 16) {
+      if (i % kChunk == 0) takeChunk(m, block + m.headerBytes() + i / kChunk * m.chunkBytes(), lane, codes);
+      const Sixteen s = sixteen(k0 + i, codes + i % kChunk);
+      const double scale = m.scaleOf(block, i / m.group, lane);
+      total.value += scale * s.products;
+      total.size += std::fabs(scale) * s.size;
       if (m.hasOffset) {
-        const double offset = m.scaleOf(block + m.termBytes(), g, row);
-        total.value += offset * ones;
-        total.size += std::fabs(offset) * onesSize;
+        const double offset = m.scaleOf(block + m.termBytes(), i / m.group, lane);
+        total.value += offset * s.ones;
+        total.size += std::fabs(offset) * s.onesSize;
       }
     }
   return {total.value * m.factor, total.size * m.factor};
 }
 
+/// By activations that are numbers.
+Sixteen dot64(const Matrix& m, uint32_t k, const uint8_t* codes, const std::function<double(uint32_t)>& x) {
+  Sixteen s;
+  for (uint32_t i = 0; i < 16; i++) {
+    const double at = x(k + i), level = m.levelOf(codes[i]);
+    s.products += level * at;
+    // Codes and the zero point are summed apart.
+    s.size += (std::fabs(level) + (m.family == Family::Tables ? 0 : 2 * m.zero)) * std::fabs(at);
+    s.ones += at;
+    s.onesSize += std::fabs(at);
+  }
+  return s;
+}
+
+/// By tables of the sums of four.
+Sixteen lookup64(const Matrix& m, uint32_t k, const uint8_t* codes, const Activations& x) {
+  Sixteen s;
+  for (uint32_t i = 0; i < 16; i += 4)
+    for (uint32_t p = 0; p < m.bits; p++) {
+      uint32_t entry = 0;
+      for (uint32_t j = 0; j < 4; j++) entry |= (codes[i + j] >> p & 1u) << j;
+      const double found = std::ldexp(double(x.tables[(k + i) * 4 + entry]), int(p)) * x.tableScales[k / kChunk];
+      s.products += found;
+      s.size += std::fabs(found);
+    }
+  s.ones = x.tableSums[k / 16];
+  s.onesSize = std::fabs(s.ones);
+  const double middle = double((1u << m.bits) - 1) / 2;
+  s.products += (middle - m.zero) * s.ones;
+  s.size += (middle + std::fabs(m.zero)) * s.onesSize;
+  return s;
+}
+
 /// Roundings on the way of one term of a product of length k, in any order: sums of the terms, then a few factors.
 double productBound(uint32_t k, double size) { return (k + 16) * kEpsilon * size; }
 
-void integerTiles(const Kernels& kernels, Random& random) {
-  for (int round = 0; round < 24; round++) {
+/// The activations of `tokens` rows, in a room of the harness's own.
+struct Prepared {
+  uint32_t tokens, k;
+  Forms forms{true, true};
+  Exact memory;
+  ActivationRoom room;
+
+  Prepared(const std::vector<float>& x, uint32_t tokens, uint32_t k)
+      : tokens(tokens),
+        k(k),
+        memory(ActivationRoom::bytesFor(size_t(tokens) * paddedTo(k), forms)),
+        room(memory.data(), size_t(tokens) * paddedTo(k), forms) {
+    for (uint32_t t = 0; t < tokens; t++) room.put(scalarKernels, forms, t, &x[size_t(t) * k], k);
+  }
+};
+
+void integerTiles(const Kernels& kernels, Random& random, Layout layout) {
+  const std::string name = named(kernels, layout == Layout::Dot ? "dot" : "lookup");
+  for (int round = 0; round < 48; round++) {
     const bool extreme = round % 4 == 3;
-    const Matrix m = randomTile(random, Family::Integers);
+    const Matrix m = randomTile(random, Family::Integers, layout);
     const Exact tile(m.tileBytes());
     fillTile(m, tile.data(), random, extreme);
-    const uint32_t tokens = random.whole(1, kMaxTokens), groups = m.k / kActGroup;
+    const uint32_t tokens = random.whole(1, kMaxTokens);
     std::vector<float> x = random.normals(size_t(tokens) * m.k);
     if (extreme)
       for (float& value : x) value = value < 0 ? -1.0f : 1.0f;  // codes of -127 and 127 alone
-    const Exact codes(x.size()), scales(size_t(tokens) * groups * 4), sums(scales.size());
-    const Activations all{reinterpret_cast<int8_t*>(codes.data()), reinterpret_cast<float*>(scales.data()),
-                          reinterpret_cast<float*>(sums.data()), m.k};
-    for (uint32_t t = 0; t < tokens; t++)
-      scalarKernels.quantize(&x[size_t(t) * m.k], m.k, const_cast<int8_t*>(all.from(t).codes),
-                             const_cast<float*>(all.from(t).scales), const_cast<float*>(all.from(t).sums));
+    const Prepared prepared(x, tokens, m.k);
+    const Activations all = prepared.room.rows(m.k);
     const Exact out(size_t(tokens) * kTileRows * 4);
     float* products = reinterpret_cast<float*>(out.data());
     kernels.integerTile(m, tile.data(), all, tokens, products);
     for (uint32_t t = 0; t < tokens; t++) {
       const Activations one = all.from(t);
+      const auto x64 = [&](uint32_t i) { return double(one.codes[i]) * one.scales[i / kActGroup]; };
       for (uint32_t r = 0; r < kTileRows; r++) {
-        const Product64 want =
-            product64(m, tile.data(), r, [&](uint32_t i) { return double(one.codes[i]) * one.scales[i / kActGroup]; });
-        checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), named(kernels, "integerTile"));
+        const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
+          return layout == Layout::Dot ? dot64(m, k, codes, x64) : lookup64(m, k, codes, one);
+        });
+        checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), name);
       }
       // Nothing of a token depends on those beside it.
       float alone[kTileRows];
       kernels.integerTile(m, tile.data(), one, 1, alone);
-      check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), named(kernels, "integerTile of one token"));
+      check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), name + " of one token");
     }
+  }
+}
+
+/// With scales and activations that are small integers every sum of a kernel is exact, so all orders give the same.
+void exactTiles(const Kernels& kernels, Random& random, Layout layout) {
+  for (int round = 0; round < 48; round++) {
+    Matrix m = randomTile(random, Family::Integers, layout);
+    m.scales = Scales::Half;
+    m.blockGroups = m.group == 16 ? 2 : 1;
+    m.k = m.blockValues() * (1 + 128 / m.blockValues());
+    m.zero = std::floor(m.zero);
+    m.factor = 1;
+    m.stride = m.tileBytes();
+    const Exact tile(m.tileBytes());
+    fillTile(m, tile.data(), random, round % 3 == 1);
+    for (uint8_t* block = tile.data(); block < tile.data() + m.tileBytes(); block += m.blockBytes())
+      for (uint32_t i = 0; i < m.headerBytes() / 2; i++) {
+        const uint16_t half = floatToHalf(float(random.whole(0, 4)) - 2);
+        std::memcpy(block + 2 * i, &half, 2);
+      }
+    const uint32_t tokens = random.whole(1, kMaxTokens), k = paddedTo(m.k);
+    const Prepared prepared(std::vector<float>(size_t(tokens) * m.k), tokens, m.k);
+    const Activations all = prepared.room.rows(m.k);
+    const auto fill = [&](auto* from, size_t count, auto make) {
+      auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(from)>>*>(from);
+      for (size_t i = 0; i < count; i++) to[i] = make(i);
+    };
+    const int end = round % 3 == 1 ? 127 : round % 3 == 2 ? -127 : 0;  // all at one end, or any
+    const auto byte = [&](size_t) { return int8_t(end ? end : int(random.whole(0, 254)) - 127); };
+    fill(all.codes, size_t(tokens) * k, byte);
+    fill(all.tables, size_t(tokens) * k * 4, byte);
+    fill(all.scales, size_t(tokens) * k / 16, [](size_t) { return 1.0f; });
+    fill(all.tableScales, size_t(tokens) * k / 32, [](size_t) { return 1.0f; });
+    fill(all.tableSums, size_t(tokens) * k / 16, [&](size_t) { return 2 * (float(random.whole(0, 8)) - 4); });
+    fill(all.sums, size_t(tokens) * k / 16, [&](size_t g) {
+      float sum = 0;
+      for (int i = 0; i < 16; i++) sum += all.codes[16 * g + i];
+      return sum;
+    });
+    float want[kMaxTokens * kTileRows], got[kMaxTokens * kTileRows];
+    scalarKernels.integerTile(m, tile.data(), all, tokens, want);
+    kernels.integerTile(m, tile.data(), all, tokens, got);
+    check(!std::memcmp(want, got, tokens * kTileRows * sizeof(float)),
+          named(kernels, layout == Layout::Dot ? "dot" : "lookup") + " of integers equals the scalar kernel");
+  }
+}
+
+void places(Random& random, Layout layout) {
+  for (int round = 0; round < 100; round++) {
+    const Matrix m = randomTile(random, Family::Integers, layout);
+    const Exact chunk(m.chunkBytes());
+    std::memset(chunk.data(), 0, chunk.size());
+    std::vector<uint8_t> codes(m.partRows() * kChunk), back(codes.size());
+    for (uint8_t& code : codes) code = uint8_t(random.bits() & ((1u << m.bits) - 1));
+    for (uint32_t row = 0; row < m.partRows(); row++) placeChunk(m, &codes[row * kChunk], row, chunk.data());
+    for (uint32_t row = 0; row < m.partRows(); row++) takeChunk(m, chunk.data(), row, &back[row * kChunk]);
+    check(codes == back, "codes come back from where they are placed");
   }
 }
 
 void tableTiles(const Kernels& kernels, Random& random) {
   for (int round = 0; round < 24; round++) {
-    const Matrix m = randomTile(random, Family::Tables);
+    const Matrix m = randomTile(random, Family::Tables, Layout::Dot);
     const Exact tile(m.tileBytes());
     fillTile(m, tile.data(), random, false);
     const uint32_t tokens = random.whole(1, kMaxTokens);
@@ -148,7 +256,9 @@ void tableTiles(const Kernels& kernels, Random& random) {
     kernels.tableTile(m, tile.data(), x, tokens, products);
     for (uint32_t t = 0; t < tokens; t++) {
       for (uint32_t r = 0; r < kTileRows; r++) {
-        const Product64 want = product64(m, tile.data(), r, [&](uint32_t i) { return double(x[size_t(t) * m.k + i]); });
+        const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
+          return dot64(m, k, codes, [&](uint32_t i) { return double(x[size_t(t) * m.k + i]); });
+        });
         checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), named(kernels, "tableTile"));
       }
       float alone[kTileRows];
@@ -211,6 +321,37 @@ void quantizers(const Kernels& kernels, Random& random) {
     for (uint32_t g = 0; g < groups; g++) {
       checkNear(reinterpret_cast<float*>(scales.data())[g], wantScales[g], 0, named(kernels, "quantize: scales"));
       checkNear(reinterpret_cast<float*>(sums.data())[g], wantSums[g], 0, named(kernels, "quantize: sums"));
+    }
+  }
+}
+
+/// Tables equal the scalar kernel's bit for bit, whatever the activations.
+void tabulators(const Kernels& kernels, Random& random) {
+  for (int round = 0; round < 200; round++) {
+    const uint32_t k = kChunk * random.whole(1, 6);
+    std::vector<float> x = random.normals(k);
+    const float size = std::ldexp(1.0f, int(random.whole(0, 250)) - 135);
+    for (float& value : x) value = random.whole(0, 9) ? value * size : 0.0f;
+    if (random.coin()) std::fill(x.begin(), x.begin() + kChunk, 0.0f);
+    if (round % 8 == 0) x[random.whole(0, k - 1)] = round % 16 ? NAN : -INFINITY;
+    struct Tables {
+      std::vector<int8_t> entries;
+      std::vector<float> scales, sums;
+    };
+    const auto by = [&](const Kernels& table) {
+      Tables t{std::vector<int8_t>(4 * k), std::vector<float>(k / kChunk), std::vector<float>(k / 16)};
+      table.tabulate(x.data(), k, t.entries.data(), t.scales.data(), t.sums.data());
+      return t;
+    };
+    const Tables want = by(scalarKernels), got = by(kernels);
+    check(want.entries == got.entries, named(kernels, "tabulate: entries"));
+    for (uint32_t i = 0; i < k / kChunk; i++)
+      checkNear(got.scales[i], want.scales[i], 0, named(kernels, "tabulate: scales"));
+    for (uint32_t i = 0; i < k / 16; i++) {
+      double sum = 0, magnitude = 0;
+      for (uint32_t j = 0; j < 16; j++) sum += x[16 * i + j], magnitude += std::fabs(x[16 * i + j]);
+      // An infinity may come as such or as NaN.
+      if (std::isfinite(sum)) checkNear(got.sums[i], sum, 16 * kEpsilon * magnitude, named(kernels, "tabulate: sums"));
     }
   }
 }
@@ -291,10 +432,15 @@ void attentions(const Kernels& kernels, Random& random) {
 
 void checkKernels(Random& random) {
   for (const Kernels* kernels : tables()) {
-    integerTiles(*kernels, random);
+    for (const Layout layout : {Layout::Dot, kernels->lookup}) {
+      places(random, layout);
+      integerTiles(*kernels, random, layout);
+      exactTiles(*kernels, random, layout);
+    }
     tableTiles(*kernels, random);
     floatTiles(*kernels, random);
     quantizers(*kernels, random);
+    tabulators(*kernels, random);
     rows(*kernels, random);
     attentions(*kernels, random);
   }

@@ -147,12 +147,16 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
   type.group = 16;
   while (random.coin() && blockSize % (2 * type.group) == 0) type.group *= 2;
   type.scales = Scales(random.whole(0, 2));
+  // Two levels are kept for whole chunks alone.
+  const bool whole = blockSize % kChunk == 0 && (type.group == 16 || type.group % kChunk == 0);
+  if (type.scales == Scales::TwoLevel && !whole) type.scales = Scales::Float;
   type.integers = random.coin();
   type.factor = std::ldexp(1.0f, int(random.whole(0, 4)) - 2);
   uint32_t byte = random.whole(0, 3);
   Part part{randomCodes(random, blockSize, byte, 8), 1, {}, {}};
   const uint32_t stored = part.codes.bits;
-  type.bits = stored <= 2 ? 2 : stored <= 4 ? 4 : 8;
+  type.bits = stored == 7 ? 8 : stored;
+  if (!type.integers) type.bits = stored <= 2 ? 2 : stored <= 4 ? 4 : 8;
   const uint32_t count = 1u << stored;
   if (random.coin())
     for (uint32_t code = 0; code < count; code++) type.remap.push_back(uint8_t(random.bits() % (1u << type.bits)));
@@ -175,7 +179,8 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
   if (random.coin()) type.offset = randomTerm(random, type, groups, byte);
   type.blockBytes = byte + random.whole(0, 3);
 
-  Source source{"tiles", -1, file.size(), n, k, false, FloatFormat::F32, type};
+  Source source{"tiles", -1, file.size(), n, k, false, FloatFormat::F32, type, Layout::Dot, 0};
+  if (type.integers && type.steps.empty() && type.bits <= 4) source.layout = Layout(random.whole(0, 2));
   file.resize(file.size() + size_t(n) * source.rowBytes());
   for (size_t i = source.byteOffset; i < file.size(); i++) file[i] = uint8_t(random.bits());
   for (size_t block = source.byteOffset; block < file.size(); block += type.blockBytes)
@@ -198,7 +203,7 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
 Source appendFloats(Random& random, FloatFormat format, uint32_t n, uint32_t k, bool positive,
                     std::vector<uint8_t>& file) {
   const size_t size = floatBytes(format);
-  Source source{"floats", -1, file.size(), n, k, false, format, std::nullopt};
+  Source source{"floats", -1, file.size(), n, k, false, format, std::nullopt, Layout::Dot, 0};
   file.resize(file.size() + size_t(n) * k * size);
   for (size_t i = 0; i < size_t(n) * k; i++) {
     const float value = positive ? 0.5f + float(random.whole(0, 100)) / 100 : random.normal() / 4;

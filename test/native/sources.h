@@ -20,6 +20,7 @@ class TemporaryFile {
 };
 
 /// A source of n rows of k values behind the bytes that are there already, which get its own.
+/// Where lookups can run it, perhaps in the layout of either kind.
 lutra::Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, std::vector<uint8_t>& file);
 lutra::Source appendFloats(Random& random, lutra::FloatFormat format, uint32_t n, uint32_t k, bool positive,
                            std::vector<uint8_t>& file);

@@ -1,6 +1,10 @@
 // The only file that knows JavaScript: turns the plain objects of src/cpu/backend.ts into a PlanData and Sources,
 // and runs loading and steps on a thread of the libuv pool, which becomes worker 0.
 #include <fcntl.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 #include <napi.h>
 #include <unistd.h>
 
@@ -23,9 +27,18 @@ std::vector<const Kernels*> usableKernels() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vnni")) {
+    if (__builtin_cpu_supports("avx512vbmi")) usable.push_back(&avx512VbmiKernels);
     usable.push_back(&avx512Kernels);
+  }
   if (avx2) usable.push_back(&avx2Kernels);
+#elif defined(__aarch64__)
+#if defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) usable.push_back(&neonKernels);
+#elif defined(__APPLE__)
+  usable.push_back(&neonKernels);  // every Apple silicon has the dotprod extension
+#endif
 #endif
   usable.push_back(&scalarKernels);
   return usable;
@@ -137,6 +150,11 @@ Scales scalesOf(const std::string& kind) {
   return kind == "half" ? Scales::Half : kind == "two-level" ? Scales::TwoLevel : Scales::Float;
 }
 
+/// What is described is checked in src/cpu; what else comes was built from other sources than this file.
+Napi::Error wrongVersion(Napi::Env env) {
+  return Napi::Error::New(env, "the native backend is of another version than the program; run `npm run build`");
+}
+
 /// How a type's bytes are read: plain floats, or a tiling. See src/cpu/layout.ts.
 struct Reading {
   bool given;
@@ -166,24 +184,25 @@ Reading readingOf(const Napi::Object& o) {
   t.scale = termOf(scales.Get("scale").ToObject());
   if (!scales.Get("offset").IsNull()) t.offset = termOf(scales.Get("offset").ToObject());
   t.factor = float(number(o, "factor"));
-  // Checked in src/cpu/layout.ts; what else comes here was built from other sources than this file.
-  if ((t.bits != 2 && t.bits != 4 && t.bits != 8) || t.group == 0 || t.blockSize == 0 || t.parts.empty() ||
-      t.steps.size() > 16)
-    throw Napi::Error::New(o.Env(), "the native backend is of another version than the program; run `npm run build`");
+  const bool width = t.integers ? t.bits >= 1 && t.bits <= 8 && t.bits != 7 : t.bits == 2 || t.bits == 4 || t.bits == 8;
+  if (!width || t.group == 0 || t.group % kActGroup != 0 || t.blockSize == 0 || t.parts.empty() || t.steps.size() > 16)
+    throw wrongVersion(o.Env());
   return {false, FloatFormat::F32, std::move(t)};
 }
 
-std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types) {
+/// `lookup`: the layout of lookups that the kernels have.
+std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types, Layout lookup) {
   return listOf<Source>(list, [&](const Napi::Object& o) {
     const Reading& type = types[whole(o, "type")];
-    return Source{text(o, "name"),
-                  int(whole(o, "file")),
-                  uint64_t(number(o, "byteOffset")),
-                  whole(o, "n"),
-                  whole(o, "k"),
-                  type.given,
-                  type.format,
-                  type.tiling};
+    const Napi::Object kernel = o.Get("kernel").ToObject();
+    const bool looksUp = kernel.Get("lookup").ToBoolean();
+    if (looksUp && !(lookup != Layout::Dot && type.tiling && type.tiling->integers && type.tiling->steps.empty() &&
+                     type.tiling->bits <= 4))
+      throw wrongVersion(o.Env());
+    return Source{text(o, "name"),       int(whole(o, "file")), uint64_t(number(o, "byteOffset")),
+                  whole(o, "n"),         whole(o, "k"),         type.given,
+                  type.format,           type.tiling,           looksUp ? lookup : Layout::Dot,
+                  whole(kernel, "ahead")};
   });
 }
 
@@ -351,8 +370,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
     const Napi::Object o = info[0].ToObject();
     auto plan = std::make_shared<PlanData>(planOf(o.Get("plan").ToObject()));
     const auto types = listOf<Reading>(o.Get("types"), readingOf);
-    auto matrices = sourcesOf(o.Get("matrices"), types);
-    auto vectors = sourcesOf(o.Get("vectors"), types);
+    auto matrices = sourcesOf(o.Get("matrices"), types, state_->kernels->lookup);
+    auto vectors = sourcesOf(o.Get("vectors"), types, Layout::Dot);
     std::vector<std::string> paths;
     const auto files = o.Get("files").As<Napi::Array>();
     for (uint32_t i = 0; i < files.Length(); i++) paths.push_back(files.Get(i).ToString().Utf8Value());
@@ -387,7 +406,11 @@ class Engine : public Napi::ObjectWrap<Engine> {
                    {},
                    Scales::Half,
                    1,
-                   whole(o, "rounds")};
+                   o.Get("lookup").ToBoolean(),
+                   whole(o, "ahead"),
+                   whole(o, "rounds"),
+                   size_t(number(o, "poolBytes"))};
+    if (what.lookup && state_->kernels->lookup == Layout::Dot) throw wrongVersion(info.Env());
     if (o.Get("layout").IsObject()) {
       const Napi::Object layout = o.Get("layout").ToObject();
       what.steps = numbersOf<uint8_t>(layout.Get("steps"));
@@ -396,9 +419,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
       what.blockGroups = whole(layout, "blockGroups");
     }
     const auto times = std::make_shared<BenchTimes>();
-    constexpr size_t kRotated = size_t(1) << 30;  // larger than any cache
     return Task::start(
-        info.Env(), [=, engine = state_] { *times = benchProduct(engine->pool, *engine->kernels, what, kRotated); },
+        info.Env(), [=, engine = state_] { *times = benchProduct(engine->pool, *engine->kernels, what); },
         [times](Napi::Env env) -> Napi::Value {
           const auto list = [&](const std::vector<double>& from) {
             Napi::Array to = Napi::Array::New(env);

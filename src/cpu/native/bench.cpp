@@ -30,27 +30,29 @@ void fill(const Matrix& m, uint8_t* data) {
   }
   for (uint8_t* block = data; block < data + m.bytes(); block += m.blockBytes())
     for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
-      for (uint32_t r = 0; r < kTileRows; r++) {
+      for (uint32_t i = 0; i < m.partRows() * (m.scales == Scales::TwoLevel ? 1 : m.blockGroups); i++) {
         uint8_t* to = block + term * m.termBytes();
         const uint16_t half = uint16_t(0x1c00 | (next() & 0x3ff));
         const float single = halfToFloat(half);
         if (m.scales == Scales::Float)
-          std::memcpy(to + 4 * r, &single, 4);
+          std::memcpy(to + 4 * i, &single, 4);
         else
-          std::memcpy(to + 2 * r, &half, 2);
+          std::memcpy(to + 2 * i, &half, 2);
       }
 }
 
 }  // namespace
 
-BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, size_t poolBytes) {
+BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c) {
   Matrix m{};
   m.n = c.n;
   m.k = c.k;
   m.family = c.table.empty() ? Family::Integers : Family::Tables;
   m.bits = c.bits;
   m.group = c.group;
-  m.blockGroups = c.blockGroups;
+  m.blockGroups = c.blockGroups > 1 || c.group % kChunk == 0 ? c.blockGroups : 2;
+  m.layout = c.lookup ? kernels.lookup : Layout::Dot;
+  m.ahead = c.ahead;
   m.factor = 1;
   m.zero = float(1 << (c.bits - 1));
   m.stepped = !c.steps.empty();
@@ -60,27 +62,28 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c, 
   m.hasOffset = c.offset;
   m.stride = m.tileBytes();
   const size_t bytes = m.bytes(), stride = (bytes + 4095) & ~size_t(4095);
-  const uint32_t copies = uint32_t((poolBytes + stride - 1) / stride);
+  const uint32_t copies = uint32_t((c.poolBytes + stride - 1) / stride);
   Memory memory(stride * copies, true);
   fill(m, memory.data());
   for (uint32_t i = 1; i < copies; i++) std::memcpy(memory.data() + i * stride, memory.data(), bytes);
 
-  const uint32_t padded = m.tiles() * kTileRows, groups = c.k / kActGroup;
-  std::vector<float> x(size_t(c.tokens) * c.k), scales(size_t(c.tokens) * groups), sums(scales.size()),
-      out(size_t(c.tokens) * padded);
-  std::vector<int8_t> codes(x.size());
+  const uint32_t padded = m.tiles() * kTileRows;
+  std::vector<float> x(size_t(c.tokens) * c.k), out(size_t(c.tokens) * padded);
+  Forms forms;
+  forms.add(m);
+  const size_t values = size_t(c.tokens) * paddedTo(c.k);
+  Memory prepared(ActivationRoom::bytesFor(values, forms));
+  const ActivationRoom activations(prepared.data(), values, forms);
   for (size_t i = 0; i < x.size(); i++) x[i] = float(int(uint32_t(i) * 2654435761u >> 20) - 2048) / 1024.0f;
 
   const auto product = [&](const uint8_t* data) {
     pool.run(2, [&](Worker& worker) {
       worker.each(c.tokens, 1, [&](uint32_t begin, uint32_t end) {
-        for (uint32_t t = begin; t < end && m.family == Family::Integers; t++)
-          kernels.quantize(&x[size_t(t) * c.k], c.k, &codes[size_t(t) * c.k], &scales[size_t(t) * groups],
-                           &sums[size_t(t) * groups]);
+        for (uint32_t t = begin; t < end; t++) activations.put(kernels, forms, t, &x[size_t(t) * c.k], c.k);
       });
       worker.each(m.tiles(), std::max(1u, m.tiles() / (8 * pool.threads())), [&](uint32_t begin, uint32_t end) {
         alignas(64) float products[kMaxTokens * kTileRows];
-        const Activations all{codes.data(), scales.data(), sums.data(), c.k};
+        const Activations all = activations.rows(c.k);
         for (uint32_t tile = begin; tile < end; tile++)
           for (uint32_t t = 0; t < c.tokens; t += kMaxTokens) {
             const uint32_t count = std::min(kMaxTokens, c.tokens - t);

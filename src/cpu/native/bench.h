@@ -14,7 +14,10 @@ struct BenchCase {
   std::vector<float> table;    // the same for floats
   Scales scales;
   uint32_t blockGroups;
+  bool lookup;  // the layout for lookups, else that for dot products
+  uint32_t ahead;
   uint32_t rounds;
+  size_t poolBytes;  // copies of the matrix fill so much, all that the caches hold and more
 };
 
 struct BenchTimes {
@@ -25,6 +28,6 @@ struct BenchTimes {
 
 /// Rotates through copies of a random matrix, at least `poolBytes` in all, so that no copy is in any cache when its
 /// turn comes. Rounds of a full rotation each, reads and kernel in turn. Throws std::bad_alloc.
-BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& what, size_t poolBytes);
+BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& what);
 
 }  // namespace lutra

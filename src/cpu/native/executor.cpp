@@ -147,9 +147,10 @@ size_t Executor::carve(uint8_t* base) {
     if (const auto* attention = std::get_if<AttentionOp>(&op)) headDim = std::max<size_t>(headDim, attention->headDim);
   }
   at_.normed = carver.take<float>(kRows * widest);
-  at_.codes = carver.take<int8_t>(kRows * widest);
-  at_.scales = carver.take<float>(kRows * (widest / kActGroup));
-  at_.sums = carver.take<float>(kRows * (widest / kActGroup));
+  Forms forms;
+  for (const Matrix& m : matrices_) forms.add(m);
+  const size_t values = size_t(kRows) * paddedTo(uint32_t(widest));
+  at_.activations = {carver.take<uint8_t>(ActivationRoom::bytesFor(values, forms)), values, forms};
   for (uint32_t worker = 0; worker < pool_.threads(); worker++) {
     at_.scores.push_back(carver.take<float>(plan_.context));
     at_.queries.push_back(carver.take<float>(headDim));
@@ -206,29 +207,25 @@ void Executor::select(const SelectOp& op, Batch& batch, Worker& worker) {
 
 void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker) {
   const uint32_t k = plan_.widths[op.input];
-  const size_t groups = k / kActGroup;
-  const bool integers = std::any_of(op.linears.begin(), op.linears.end(), [&](const LinearUse& use) {
-    return matrices_[use.weight].family == Family::Integers;
-  });
+  Forms forms;
+  for (const LinearUse& use : op.linears) forms.add(matrices_[use.weight]);
   worker.each(batch.live(), grainOf(batch.live(), pool_.threads()), [&](uint32_t begin, uint32_t end) {
     for (uint32_t r = begin; r < end; r++) {
       const float* x = at_.values[op.input] + size_t(r) * k;
       float* normed = at_.normed + size_t(r) * k;
       if (op.norm >= 0) kernels_.rmsNorm(x, vectorAt_[op.norm], op.eps, k, normed);
-      if (integers)
-        kernels_.quantize(op.norm >= 0 ? normed : x, k, at_.codes + size_t(r) * k, at_.scales + r * groups,
-                          at_.sums + r * groups);
+      at_.activations.put(kernels_, forms, r, op.norm >= 0 ? normed : x, k);
     }
   });
 }
 
-/// out(count, 32): one tile of the matrix by rows first.. of the prepared input.
+/// out(count, 64): one tile of the matrix by rows first.. of the prepared input.
 void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
   const uint8_t* data = m.tile(tile);
   const float* rows = input + size_t(first) * m.k;
   switch (m.family) {
     case Family::Integers:
-      return kernels_.integerTile(m, data, Activations{at_.codes, at_.scales, at_.sums, m.k}.from(first), count, out);
+      return kernels_.integerTile(m, data, at_.activations.rows(m.k).from(first), count, out);
     case Family::Tables:
       return kernels_.tableTile(m, data, rows, count, out);
     case Family::Rows:

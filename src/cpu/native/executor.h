@@ -122,9 +122,7 @@ class Executor {
     std::vector<float*> values;           // (kRows, width) of each value
     std::vector<float*> cosines, sines;   // (kRows, pairs) of each rope table
     float* normed;                        // (kRows, widest input) after the norm
-    int8_t* codes;                        // the same as int8
-    float* scales;                        // (kRows, widest / 16)
-    float* sums;                          // (kRows, widest / 16)
+    ActivationRoom activations;           // the same as kernels for integers read it
     std::vector<float*> scores, queries;  // of each worker: (context), (headDim)
   } at_;
   Memory scratch_;

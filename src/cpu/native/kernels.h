@@ -2,27 +2,16 @@
 // same integer products of codes and differ only in the order of float operations. Results for one token never
 // depend on how many tokens are computed together.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "activations.h"
 #include "weights.h"
 
 namespace lutra {
 
 constexpr uint32_t kMaxTokens = 8;  // tokens of one kernel call
-
-/// Activations of some tokens as int8 codes: x ~ scale[k / 16] * code.
-struct Activations {
-  const int8_t* codes;  // (t, k)
-  const float* scales;  // (t, k / 16)
-  const float* sums;    // (t, k / 16), scale times the sum of the codes of a group
-  uint32_t k;
-
-  Activations from(uint32_t token) const {
-    const size_t groups = size_t(token) * (k / kActGroup);
-    return {codes + size_t(token) * k, scales + groups, sums + groups, k};
-  }
-};
 
 /// A stretch of one sequence's cache for one layer and key head: `length` rows of `headDim` halves each.
 struct KeyValues {
@@ -32,17 +21,48 @@ struct KeyValues {
   uint32_t headDim;
 };
 
+/// The numbers that a kernel walks one part of a tile by: blocks of spans of chunks. A span is a group, or, where
+/// groups are of 16 values, a chunk of two.
+struct Walk {
+  uint32_t blocks, spans, chunks;
+  size_t header, block, term;
+  bool hasOffset;
+
+  explicit Walk(const Matrix& m)
+      : blocks(m.blocks()),
+        spans(m.blockValues() / std::max(m.group, kChunk)),
+        chunks(std::max(m.group, kChunk) / kChunk),
+        header(m.headerBytes()),
+        block(m.blockBytes()),
+        term(m.termBytes()),
+        hasOffset(m.hasOffset) {}
+};
+
+/// Where in the codes of a block the register lies that begins with value v, in a plane of all BITS: that of the first
+/// 16 rows, with the other's behind it.
+template <uint32_t BITS>
+size_t registerAt(uint32_t v) {
+  return v / kChunk * 128 * BITS + v % kChunk / (32 / BITS) * 128;
+}
+
+using IntegerKernel = void (*)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+
 struct Kernels {
   const char* isa;
-  /// out(t, 32): the products of one tile of integers with `tokens` <= 8 rows.
-  void (*integerTile)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+  /// The layout of lookups that integerTile takes beside Dot; Dot where it takes no other.
+  Layout lookup;
+  /// out(t, 64): the products of one tile of integers with `tokens` <= 8 rows.
+  IntegerKernel integerTile;
   /// The same for a tile of codes into a table, by rows of k floats.
   void (*tableTile)(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out);
-  /// out(t, 32): the products of `rows` <= 32 plain float rows with `tokens` <= 8 rows of k floats.
+  /// out(t, 64): the products of `rows` <= 64 plain float rows with `tokens` <= 8 rows of k floats.
   void (*floatTile)(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out);
   /// One row of k values, k a multiple of 16: codes = round(x / scale), scale = max|x| / 127 of each group.
   /// A group with a NaN or an infinity gets a NaN scale, so that it shows in every product.
   void (*quantize)(const float* x, uint32_t k, int8_t* codes, float* scales, float* sums);
+  /// One row of k values, k a multiple of 32, as tables of all sums of four with either sign, in int8: entry =
+  /// round(sum / (2 * scale)), 2 * scale = max|sum| / 127 in each 32 values; scale is NaN as above.
+  void (*tabulate)(const float* x, uint32_t k, int8_t* tables, float* scales, float* sums);
   /// out = x * weight / sqrt(mean(x^2) + eps)
   void (*rmsNorm)(const float* x, const float* weight, float eps, uint32_t n, float* out);
   /// out = gate / (1 + exp(-gate)) * up
@@ -58,6 +78,9 @@ extern const Kernels scalarKernels;
 #if defined(__x86_64__)
 extern const Kernels avx2Kernels;
 extern const Kernels avx512Kernels;
+extern const Kernels avx512VbmiKernels;
+#elif defined(__aarch64__)
+extern const Kernels neonKernels;
 #endif
 
 }  // namespace lutra

@@ -2,16 +2,9 @@
 // activations (15 * 127 * 2 * 4 < 2^15); 8-bit codes, and steps of 4-bit codes, as |step - 128| times the activation
 // with its sign, widened at each step.
 #if defined(__x86_64__)
-#include <immintrin.h>
+#include "avx2.h"
 
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#include "kernels.h"
-
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
-#define AVX2_INLINE __attribute__((target("avx2,fma,f16c"), always_inline)) inline
+#include <type_traits>
 
 namespace lutra {
 
@@ -54,126 +47,152 @@ AVX2_INLINE __m256 expOf(__m256 x) {
   return _mm256_blendv_ps(_mm256_andnot_ps(tiny, y), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 
-inline int32_t fourAt(const int8_t* codes) {
-  int32_t four;
-  std::memcpy(&four, codes, 4);
-  return four;
+constexpr uint32_t kPartRows = 32;  // of Layout::Dot
+
+/// Moves each byte's bits up by N places, or down; what crosses into a neighbour must be masked off.
+template <int N>
+AVX2_INLINE __m256i shifted(__m256i v) {
+  if constexpr (N > 0) return _mm256_slli_epi16(v, N);
+  if constexpr (N < 0) return _mm256_srli_epi16(v, -N);
+  return v;
 }
 
-/// The scales of 8 rows in group g of a block, whose scales (or offsets) begin at `term`.
-AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t part) {
-  if (m.scales == Scales::Float) return _mm256_loadu_ps(reinterpret_cast<const float*>(term) + part * 8);
-  const __m256 block = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(term + part * 16)));
-  if (m.scales == Scales::Half) return block;
-  const uint8_t* fine = term + kTileRows * (2 + g) + part * 8;
-  const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(fine)));
-  return _mm256_mul_ps(block, _mm256_cvtepi32_ps(codes));
+AVX2_INLINE __m256i bytesAt(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+/// Codes of values 4f .. 4f + 3 of a chunk for 8 rows, which begins at `at`.
+template <int BITS, int F>
+AVX2_INLINE __m256i codesOf(const uint8_t* at) {
+  if constexpr (BITS == 8) return bytesAt(at + 128 * F);
+  constexpr int four = BITS & 4, two = BITS & 2, one = BITS & 1;
+  __m256i codes = _mm256_setzero_si256();
+  if constexpr (four)
+    codes = _mm256_and_si256(shifted<-4 * (F % 2)>(bytesAt(at + dotPlace(BITS, 4, 0, F / 2))), _mm256_set1_epi8(15));
+  if constexpr (two) {
+    const __m256i plane = shifted<four - 2 * (F % 4)>(bytesAt(at + dotPlace(BITS, 2, four, F / 4)));
+    codes = _mm256_or_si256(codes, _mm256_and_si256(plane, _mm256_set1_epi8(3 << four)));
+  }
+  if constexpr (one) {
+    const __m256i plane = shifted<four + two - F>(bytesAt(at + dotPlace(BITS, 1, four + two, 0)));
+    codes = _mm256_or_si256(codes, _mm256_and_si256(plane, _mm256_set1_epi8(1 << (four + two))));
+  }
+  return codes;
 }
 
-/// PARTS x 8 rows of a tile, from part `first`, by NT tokens.
-template <int BITS, bool STEPPED, int NT, int PARTS>
-AVX2 void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
-  constexpr uint32_t span = 32 / BITS;
+/// Adds the products of the 16 values of one half of a chunk, from the four `F` on, in 32 bits. Pairs of products lie
+/// in 16 bits, where all eight of codes below 32 have room, four of those below 64 (63 * 127 * 4 < 2^15), and two of
+/// |code - 128|, whose sign the activations take.
+template <int BITS, bool STEPPED, int F, int NT>
+AVX2_INLINE void addProducts(const uint8_t* at, __m256i steps, const int8_t* x, size_t stride, __m256i (&acc)[NT]) {
   constexpr bool centres = BITS == 8 || STEPPED;
-  const __m256i mask = _mm256_set1_epi8(char((1 << BITS) - 1)), ones = _mm256_set1_epi16(1);
-  const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
-  const float zero = centres ? m.zero - 128 : m.zero;
-  const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
-  const size_t blockBytes = m.blockBytes();
-  __m256 sum[PARTS][NT];
-  for (int h = 0; h < PARTS; h++)
-    for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
-  const uint8_t* block = tile;
-  uint32_t inBlock = 0;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
-    const uint8_t* group = block + header + inBlock * codeBytes;
-    __m256 products[PARTS][NT];
-    float total[NT];
+  constexpr int together = centres ? 1 : BITS <= 5 ? 4 : 2;
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i pairs[NT];
+  for (int t = 0; t < NT; t++) pairs[t] = _mm256_setzero_si256();
+  const auto add = [&]<int I>(std::integral_constant<int, I>) AVX2 {
+    __m256i codes = codesOf<BITS, F + I>(at);
+    if constexpr (STEPPED) codes = _mm256_shuffle_epi8(steps, codes);
+    const __m256i centred = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
     for (int t = 0; t < NT; t++) {
-      total[t] = 0;
-      for (int h = 0; h < PARTS; h++) products[h][t] = _mm256_setzero_ps();
+      const __m256i a = _mm256_set1_epi32(fourAt(x + t * stride + 4 * (F + I)));
+      pairs[t] = _mm256_add_epi16(pairs[t],
+                                  centres ? _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(a, centred))
+                                          : _mm256_maddubs_epi16(codes, a));
     }
-    for (uint32_t p = 0; p < m.group; p += kActGroup) {
-      const size_t g = (k0 + p) / kActGroup;
-      __m256i acc[PARTS][NT];
-      for (int t = 0; t < NT; t++)
-        for (int h = 0; h < PARTS; h++) acc[h][t] = _mm256_setzero_si256();
-      for (uint32_t i = p; i < p + kActGroup; i += span)
-        for (int h = 0; h < PARTS; h++) {
-          const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 32;
-          const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-          if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
-          for (int c = 0; c < 8 / BITS; c++) {
-            const int8_t* from = x.codes + k0 + i + 4 * c;
-            if constexpr (centres) {
-              __m256i codes = w;
-              if constexpr (STEPPED)
-                codes = _mm256_shuffle_epi8(steps, _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask));
-              const __m256i centred = _mm256_xor_si256(codes, _mm256_set1_epi8(char(0x80)));
-              const __m256i magnitude = _mm256_abs_epi8(centred);
-              for (int t = 0; t < NT; t++) {
-                const __m256i a = _mm256_set1_epi32(fourAt(from + size_t(t) * x.k));
-                const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, centred));
-                acc[h][t] = _mm256_add_epi32(acc[h][t], _mm256_madd_epi16(pairs, ones));
-              }
-            } else {
-              const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(w, c * BITS), mask);
-              for (int t = 0; t < NT; t++) {
-                const __m256i a = _mm256_set1_epi32(fourAt(from + size_t(t) * x.k));
-                acc[h][t] = _mm256_add_epi16(acc[h][t], _mm256_maddubs_epi16(codes, a));
-              }
+  };
+  add(std::integral_constant<int, 0>());
+  if constexpr (together > 1) add(std::integral_constant<int, 1>());
+  if constexpr (together > 2) {
+    add(std::integral_constant<int, 2>());
+    add(std::integral_constant<int, 3>());
+  }
+  for (int t = 0; t < NT; t++) acc[t] = _mm256_add_epi32(acc[t], _mm256_madd_epi16(pairs[t], ones));
+  if constexpr ((F + together) % 4 != 0) addProducts<BITS, STEPPED, F + together, NT>(at, steps, x, stride, acc);
+}
+
+/// P x 8 rows of a part of a tile, from eight `first` on, by NT tokens. SMALL: groups of 16 values.
+template <int BITS, bool STEPPED, bool SMALL, int NT, int P>
+AVX2 void block(const Matrix& m, const uint8_t* part, uint32_t first, const Activations& x, float* out) {
+  const size_t stride = x.k, groups = x.k / kActGroup;
+  const Walk walk(m);
+  const uint32_t ahead = m.ahead;
+  const __m256 zero = _mm256_set1_ps(BITS == 8 || STEPPED ? m.zero - 128 : m.zero);
+  const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
+  __m256 sum[P][NT];
+  for (int r = 0; r < P; r++)
+    for (int t = 0; t < NT; t++) sum[r][t] = _mm256_setzero_ps();
+  const uint8_t* header = part;
+  size_t chunk = 0;
+  for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    const uint8_t* at = header + walk.header;
+    for (uint32_t s = 0; s < walk.spans; s++) {
+      __m256 products[P][NT];
+      float total[NT];
+      for (int t = 0; t < NT; t++) {
+        total[t] = 0;
+        for (int r = 0; r < P; r++) products[r][t] = _mm256_setzero_ps();
+      }
+      for (uint32_t c = 0; c < (SMALL ? 1 : walk.chunks); c++, chunk++, at += 128 * BITS) {
+        const float *scales = x.scales + 2 * chunk, *ones = x.sums + 2 * chunk;
+        const int8_t* from = x.codes + chunk * kChunk;
+#pragma GCC unroll 4
+        for (int r = 0; r < P; r++) {
+          const uint8_t* eight = at + (first + r) * 32;
+          if (r % 2 == 0)
+            for (int i = 0; i < BITS; i++)
+              _mm_prefetch(reinterpret_cast<const char*>(eight + ahead) + i * 128, _MM_HINT_T0);
+#pragma GCC unroll 2
+          for (int half = 0; half < 2; half++) {
+            __m256i acc[NT];
+            for (int t = 0; t < NT; t++) acc[t] = _mm256_setzero_si256();
+            half ? addProducts<BITS, STEPPED, 4, NT>(eight, steps, from, stride, acc)
+                 : addProducts<BITS, STEPPED, 0, NT>(eight, steps, from, stride, acc);
+            for (int t = 0; t < NT; t++) {
+              const __m256 scale = _mm256_set1_ps(scales[t * groups + half]);
+              if constexpr (SMALL)
+                sum[r][t] =
+                    withTerms<kPartRows>(m, header, walk, 2 * s + half, first + r, zero, ones[t * groups + half],
+                                         _mm256_mul_ps(_mm256_cvtepi32_ps(acc[t]), scale), sum[r][t]);
+              else
+                products[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[t]), scale, products[r][t]);
             }
           }
         }
-      for (int t = 0; t < NT; t++) {
-        const __m256 scale = _mm256_set1_ps(x.scales[t * groups + g]);
-        total[t] += x.sums[t * groups + g];
-        for (int h = 0; h < PARTS; h++) {
-          const __m256i wide = centres ? acc[h][t] : _mm256_madd_epi16(acc[h][t], ones);
-          products[h][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), scale, products[h][t]);
-        }
+        for (int t = 0; t < NT; t++) total[t] += ones[t * groups] + ones[t * groups + 1];
       }
-    }
-    for (int h = 0; h < PARTS; h++) {
-      const __m256 scale = scalesAt(m, block, inBlock, first + h);
-      for (int t = 0; t < NT; t++) {
-        const __m256 centred = _mm256_sub_ps(products[h][t], _mm256_set1_ps(zero * total[t]));
-        sum[h][t] = _mm256_fmadd_ps(centred, scale, sum[h][t]);
-      }
-      if (m.hasOffset) {
-        const __m256 offset = scalesAt(m, block + m.termBytes(), inBlock, first + h);
-        for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(offset, _mm256_set1_ps(total[t]), sum[h][t]);
-      }
-    }
-    if (++inBlock == m.blockGroups) {
-      inBlock = 0;
-      block += blockBytes;
+      if constexpr (!SMALL)
+#pragma GCC unroll 4
+        for (int r = 0; r < P; r++)
+#pragma GCC unroll 2
+          for (int t = 0; t < NT; t++)
+            sum[r][t] = withTerms<kPartRows>(m, header, walk, s, first + r, zero, total[t], products[r][t], sum[r][t]);
     }
   }
-  for (int h = 0; h < PARTS; h++)
+  for (int r = 0; r < P; r++)
     for (int t = 0; t < NT; t++)
-      _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, _mm256_mul_ps(sum[h][t], _mm256_set1_ps(m.factor)));
+      _mm256_storeu_ps(out + t * kTileRows + (first + r) * 8, _mm256_mul_ps(sum[r][t], _mm256_set1_ps(m.factor)));
 }
 
-template <int BITS, bool STEPPED>
-void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t t = 0; t < tokens;) {
-    const Activations from = x.from(t);
-    float* to = out + t * kTileRows;
-    if (tokens - t >= 2) {  // 2 tokens by 16 rows fill the registers
-      block<BITS, STEPPED, 2, 2>(m, tile, 0, from, to);
-      block<BITS, STEPPED, 2, 2>(m, tile, 2, from, to);
-      t += 2;
-    } else {
-      block<BITS, STEPPED, 1, 4>(m, tile, 0, from, to);
-      t += 1;
-    }
+template <int BITS, bool STEPPED, bool SMALL>
+void dotTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+    uint32_t t = 0;
+    for (; t + 2 <= tokens; t += 2)  // 2 tokens by 16 rows fill the registers
+      for (uint32_t first : {0u, 2u}) block<BITS, STEPPED, SMALL, 2, 2>(m, tile, first, x.from(t), out + t * kTileRows);
+    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1, 4>(m, tile, 0, x.from(t), out + t * kTileRows);
   }
 }
+
+template <int BITS>
+constexpr IntegerKernel dotKernels[2][2] = {
+    {dotTile<BITS, false, false>, dotTile<BITS, false, true>},
+    {dotTile<BITS, BITS <= 4, false>, dotTile<BITS, BITS <= 4, true>}};  // [stepped][small groups]
 
 void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  if (m.stepped) return (m.bits == 2 ? tileOf<2, true> : tileOf<4, true>)(m, tile, x, tokens, out);
-  (m.bits == 2 ? tileOf<2, false> : m.bits == 4 ? tileOf<4, false> : tileOf<8, false>)(m, tile, x, tokens, out);
+  if (m.layout != Layout::Dot) return lookupTile256(m, tile, x, tokens, out);
+  constexpr decltype(&dotKernels<1>) byBits[9] = {nullptr,        &dotKernels<1>, &dotKernels<2>,
+                                                  &dotKernels<3>, &dotKernels<4>, &dotKernels<5>,
+                                                  &dotKernels<6>, nullptr,        &dotKernels<8>};
+  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, tile, x, tokens, out);
 }
 
 /// Eight entries of a table by the low bits of each lane. Up to 16 entries lie in two registers, 256 in memory.
@@ -193,26 +212,24 @@ struct Table {
 };
 
 /// As block, with codes into a table: a lane is a row.
-template <int BITS, int NT, int PARTS>
-AVX2 void tableBlock(const Matrix& m, const uint8_t* tile, uint32_t first, const float* x, float* out) {
+template <int BITS, int NT, int P>
+AVX2 void tableBlock(const Matrix& m, const uint8_t* part, uint32_t first, const float* x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const Table<BITS> table(m);
-  const size_t header = m.headerBytes(), codeBytes = m.codeBytes(), blockBytes = m.blockBytes();
-  __m256 sum[PARTS][NT];
-  for (int h = 0; h < PARTS; h++)
+  const Walk walk(m);
+  __m256 sum[P][NT];
+  for (int h = 0; h < P; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
-  const uint8_t* block = tile;
-  uint32_t inBlock = 0;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
-    const uint8_t* group = block + header + inBlock * codeBytes;
-    __m256 products[PARTS][NT];
+  const uint8_t* header = part;
+  for (uint32_t k0 = 0, g = 0; k0 < m.k; k0 += m.group) {
+    __m256 products[P][NT];
     for (int t = 0; t < NT; t++)
-      for (int h = 0; h < PARTS; h++) products[h][t] = _mm256_setzero_ps();
+      for (int h = 0; h < P; h++) products[h][t] = _mm256_setzero_ps();
     for (uint32_t i = 0; i < m.group; i += span)
-      for (int h = 0; h < PARTS; h++) {
-        const uint8_t* at = group + i / span * (kTileRows * 4) + (first + h) * 32;
-        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+      for (int h = 0; h < P; h++) {
+        const uint8_t* at = header + walk.header + registerAt<BITS>(g * m.group + i) + (first + h) * 32;
+        const __m256i w = bytesAt(at);
+        if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + m.ahead, _MM_HINT_T0);
         for (uint32_t c = 0; c < 8 / BITS; c++)
           for (uint32_t j = 0; j < 4; j++) {
             const __m256 levels = table.at(_mm256_srli_epi32(w, int(8 * j + c * BITS)));
@@ -221,8 +238,8 @@ AVX2 void tableBlock(const Matrix& m, const uint8_t* tile, uint32_t first, const
               products[h][t] = _mm256_fmadd_ps(levels, _mm256_broadcast_ss(from + size_t(t) * m.k), products[h][t]);
           }
       }
-    for (int h = 0; h < PARTS; h++) {
-      const __m256 scale = scalesAt(m, block, inBlock, first + h);
+    for (int h = 0; h < P; h++) {
+      const __m256 scale = scalesAt<kPartRows>(m, header, g, first + h);
       for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(products[h][t], scale, sum[h][t]);
     }
     if (m.hasOffset) {
@@ -231,32 +248,28 @@ AVX2 void tableBlock(const Matrix& m, const uint8_t* tile, uint32_t first, const
         for (uint32_t i = 0; i < m.group; i += 8)
           total = _mm256_add_ps(total, _mm256_loadu_ps(x + size_t(t) * m.k + k0 + i));
         const __m256 ones = _mm256_set1_ps(sumOf(total));
-        for (int h = 0; h < PARTS; h++)
-          sum[h][t] = _mm256_fmadd_ps(scalesAt(m, block + m.termBytes(), inBlock, first + h), ones, sum[h][t]);
+        for (int h = 0; h < P; h++)
+          sum[h][t] = _mm256_fmadd_ps(scalesAt<kPartRows>(m, header + walk.term, g, first + h), ones, sum[h][t]);
       }
     }
-    if (++inBlock == m.blockGroups) {
-      inBlock = 0;
-      block += blockBytes;
+    if (++g == m.blockGroups) {
+      g = 0;
+      header += walk.block;
     }
   }
-  for (int h = 0; h < PARTS; h++)
+  for (int h = 0; h < P; h++)
     for (int t = 0; t < NT; t++)
       _mm256_storeu_ps(out + t * kTileRows + (first + h) * 8, _mm256_mul_ps(sum[h][t], _mm256_set1_ps(m.factor)));
 }
 
 template <int BITS>
 void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  for (uint32_t t = 0; t < tokens;) {
-    const float* from = x + size_t(t) * m.k;
-    float* to = out + t * kTileRows;
-    if (tokens - t >= 4) {  // 4 tokens by 8 rows
-      for (uint32_t part = 0; part < 4; part++) tableBlock<BITS, 4, 1>(m, tile, part, from, to);
-      t += 4;
-    } else {
-      tableBlock<BITS, 1, 4>(m, tile, 0, from, to);
-      t += 1;
-    }
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+    uint32_t t = 0;
+    for (; t + 4 <= tokens; t += 4)  // 4 tokens by 8 rows
+      for (uint32_t first = 0; first < 4; first++)
+        tableBlock<BITS, 4, 1>(m, tile, first, x + size_t(t) * m.k, out + t * kTileRows);
+    for (; t < tokens; t++) tableBlock<BITS, 1, 4>(m, tile, 0, x + size_t(t) * m.k, out + t * kTileRows);
   }
 }
 
@@ -416,8 +429,8 @@ AVX2 void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels avx2Kernels = {"avx2",  integerTile, tableTile, floatTile, quantize,
-                             rmsNorm, siluMul,     attend,    toHalf,    readLines};
+const Kernels avx2Kernels = {"avx2",      Layout::Lookup1, integerTile, tableTile, floatTile, quantize,
+                             tabulate256, rmsNorm,         siluMul,     attend,    toHalf,    readLines};
 
 }  // namespace lutra
 #endif

@@ -4,128 +4,149 @@
 // GCC 12 warns of its own _mm512_undefined_*() headers (its bug 105593) wherever they are inlined.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
+#include "avx512.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#include "kernels.h"
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")))
-#define AVX512_INLINE \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"), always_inline)) inline
-
-// Byte lookups in registers (VBMI) came with Ice Lake and Zen 4; without them AVX2's tables are used.
-#define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")))
-#define VBMI_INLINE                                                                                \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"), \
-                 always_inline)) inline
+#include <type_traits>
 
 namespace lutra {
 
 namespace {
 
-/// The scales of 16 rows in group g of a block, whose scales (or offsets) begin at `term`.
-AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t half) {
-  if (m.scales == Scales::Float) return _mm512_loadu_ps(reinterpret_cast<const float*>(term) + half * 16);
-  const __m512 block = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(term + half * 32)));
-  if (m.scales == Scales::Half) return block;
-  const uint8_t* fine = term + kTileRows * (2 + g) + half * 16;
-  const __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fine)));
-  return _mm512_mul_ps(block, _mm512_cvtepi32_ps(codes));
+constexpr uint32_t kPartRows = 32;  // of Layout::Dot
+
+/// Moves each byte's bits up by N places, or down; what crosses into a neighbour must be masked off.
+template <int N>
+AVX512_INLINE __m512i shifted(__m512i v) {
+  if constexpr (N > 0) return _mm512_slli_epi16(v, N);
+  if constexpr (N < 0) return _mm512_srli_epi16(v, -N);
+  return v;
 }
 
-/// The 2 x 16 rows of a tile by NT tokens.
-template <int BITS, bool STEPPED, int NT>
-AVX512 void block(const Matrix& m, const uint8_t* tile, const Activations& x, float* out) {
-  constexpr uint32_t span = 32 / BITS;
-  const __m512i mask = _mm512_set1_epi8(char((1 << BITS) - 1));
-  const size_t groups = x.k / kActGroup, header = m.headerBytes(), codeBytes = m.codeBytes();
-  const size_t blockBytes = m.blockBytes();
+/// codes | (plane & mask); just the latter if it is the FIRST plane.
+template <bool FIRST>
+AVX512_INLINE __m512i with(__m512i codes, __m512i plane, int mask) {
+  const __m512i bits = _mm512_set1_epi8(char(mask));
+  return FIRST ? _mm512_and_si512(plane, bits) : _mm512_ternarylogic_epi32(codes, plane, bits, 0xf8);
+}
+
+/// Codes of values 4f .. 4f + 3 of a chunk for 16 rows, which begins at `at`.
+template <int BITS, int F>
+AVX512_INLINE __m512i codesOf(const uint8_t* at) {
+  if constexpr (BITS == 8) return _mm512_loadu_si512(at + 128 * F);
+  constexpr int four = BITS & 4, two = BITS & 2, one = BITS & 1;
+  __m512i codes{};
+  if constexpr (four)
+    codes = _mm512_and_si512(shifted<-4 * (F % 2)>(_mm512_loadu_si512(at + dotPlace(BITS, 4, 0, F / 2))),
+                             _mm512_set1_epi8(15));
+  if constexpr (two)
+    codes = with<four == 0>(codes, shifted<four - 2 * (F % 4)>(_mm512_loadu_si512(at + dotPlace(BITS, 2, four, F / 4))),
+                            3 << four);
+  if constexpr (one)
+    codes = with<four + two == 0>(
+        codes, shifted<four + two - F>(_mm512_loadu_si512(at + dotPlace(BITS, 1, four + two, 0))), 1 << (four + two));
+  return codes;
+}
+
+/// Adds the products of the 16 values of one half of a chunk, from the four `F` on, for 2 x 16 rows.
+template <int BITS, bool STEPPED, int F, int NT>
+AVX512_INLINE void addProducts(const uint8_t* at, uint32_t ahead, __m512i steps, const int8_t* x, size_t stride,
+                               __m512i (&acc)[2][NT]) {
+  __m512i first = codesOf<BITS, F>(at), second = codesOf<BITS, F>(at + 64);
+  if (ahead) {
+    const char* soon = reinterpret_cast<const char*>(at) + ahead;
+    for (int line = F * BITS / 4; line < (F + 1) * BITS / 4; line++) _mm_prefetch(soon + line * 64, _MM_HINT_T0);
+  }
+  if constexpr (STEPPED) {
+    first = _mm512_shuffle_epi8(steps, first);
+    second = _mm512_shuffle_epi8(steps, second);
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < NT; t++) {
+    int32_t four;
+    std::memcpy(&four, x + t * stride + 4 * F, 4);
+    const __m512i a = _mm512_set1_epi32(four);
+    acc[0][t] = _mm512_dpbusd_epi32(acc[0][t], first, a);
+    acc[1][t] = _mm512_dpbusd_epi32(acc[1][t], second, a);
+  }
+  if constexpr (F % 4 != 3) addProducts<BITS, STEPPED, F + 1, NT>(at, ahead, steps, x, stride, acc);
+}
+
+/// A part of a tile, 2 x 16 rows, by NT tokens. SMALL: groups of 16 values.
+template <int BITS, bool STEPPED, bool SMALL, int NT>
+AVX512 void block(const Matrix& m, const uint8_t* part, const Activations& x, float* out) {
+  const size_t stride = x.k, groups = x.k / kActGroup;
+  const Walk walk(m);
+  const uint32_t ahead = m.ahead;
+  const __m512 zero = _mm512_set1_ps(m.zero);
   const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
-  const float zero = m.zero;
   __m512 sum[2][NT];
-  for (int h = 0; h < 2; h++)
-    for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
-  const uint8_t* block = tile;
-  uint32_t inBlock = 0;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
-    const uint8_t* group = block + header + inBlock * codeBytes;
-    __m512 products[2][NT];
-    float total[NT];
-    for (int t = 0; t < NT; t++) {
-      total[t] = 0;
-      for (int h = 0; h < 2; h++) products[h][t] = _mm512_setzero_ps();
-    }
-    for (uint32_t p = 0; p < m.group; p += kActGroup) {
-      const size_t g = (k0 + p) / kActGroup;
-      __m512i acc[2][NT];
-      for (int t = 0; t < NT; t++)
-        for (int h = 0; h < 2; h++) acc[h][t] = _mm512_setzero_si512();
-      for (uint32_t i = p; i < p + kActGroup; i += span)
-        for (int h = 0; h < 2; h++) {
-          const uint8_t* at = group + i / span * (kTileRows * 4) + h * 64;
-          const __m512i w = _mm512_loadu_si512(at);
-          _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
-          for (int c = 0; c < 8 / BITS; c++) {
-            __m512i codes = BITS == 8 ? w : _mm512_and_si512(_mm512_srli_epi16(w, c * BITS), mask);
-            if constexpr (STEPPED) codes = _mm512_shuffle_epi8(steps, codes);
-            for (int t = 0; t < NT; t++) {
-              int32_t four;
-              std::memcpy(&four, x.codes + size_t(t) * x.k + k0 + i + 4 * c, 4);
-              const __m512i a = _mm512_set1_epi32(four);
-              acc[h][t] = _mm512_dpbusd_epi32(acc[h][t], codes, a);
+  for (int r = 0; r < 2; r++)
+    for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
+  const uint8_t* header = part;
+  size_t chunk = 0;
+  for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    const uint8_t* at = header + walk.header;
+    for (uint32_t s = 0; s < walk.spans; s++) {
+      __m512 products[2][NT];
+      float total[NT];
+      for (int t = 0; t < NT; t++) {
+        total[t] = 0;
+        products[0][t] = products[1][t] = _mm512_setzero_ps();
+      }
+      for (uint32_t c = 0; c < (SMALL ? 1 : walk.chunks); c++, chunk++) {
+        const float *scales = x.scales + 2 * chunk, *ones = x.sums + 2 * chunk;
+        const int8_t* from = x.codes + chunk * kChunk;
+        // Not a loop over the halves: the compiler would keep the sums in memory.
+        const auto addHalf = [&]<uint32_t HALF>(std::integral_constant<uint32_t, HALF>) AVX512_LAMBDA {
+          __m512i acc[2][NT];
+          for (int t = 0; t < NT; t++) acc[0][t] = acc[1][t] = _mm512_setzero_si512();
+          addProducts<BITS, STEPPED, 4 * HALF, NT>(at, ahead, steps, from, stride, acc);
+#pragma GCC unroll 4
+          for (int t = 0; t < NT; t++) {
+            const __m512 scale = _mm512_set1_ps(scales[t * groups + HALF]);
+            total[t] = SMALL ? ones[t * groups + HALF] : total[t] + ones[t * groups + HALF];
+#pragma GCC unroll 2
+            for (int r = 0; r < 2; r++) {
+              const __m512 product = _mm512_cvtepi32_ps(acc[r][t]);
+              products[r][t] = SMALL ? _mm512_mul_ps(product, scale) : _mm512_fmadd_ps(product, scale, products[r][t]);
             }
           }
-        }
-      for (int t = 0; t < NT; t++) {
-        const __m512 scale = _mm512_set1_ps(x.scales[t * groups + g]);
-        total[t] += x.sums[t * groups + g];
-        for (int h = 0; h < 2; h++)
-          products[h][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[h][t]), scale, products[h][t]);
+          if constexpr (SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, 2 * s + HALF, 0, zero, total, products, sum);
+        };
+        addHalf(std::integral_constant<uint32_t, 0>());
+        addHalf(std::integral_constant<uint32_t, 1>());
+        at += 128 * BITS;
       }
-    }
-    for (int h = 0; h < 2; h++) {
-      const __m512 scale = scalesAt(m, block, inBlock, h);
-      for (int t = 0; t < NT; t++) {
-        const __m512 centred = _mm512_sub_ps(products[h][t], _mm512_set1_ps(zero * total[t]));
-        sum[h][t] = _mm512_fmadd_ps(centred, scale, sum[h][t]);
-      }
-      if (m.hasOffset) {
-        const __m512 offset = scalesAt(m, block + m.termBytes(), inBlock, h);
-        for (int t = 0; t < NT; t++) sum[h][t] = _mm512_fmadd_ps(offset, _mm512_set1_ps(total[t]), sum[h][t]);
-      }
-    }
-    if (++inBlock == m.blockGroups) {
-      inBlock = 0;
-      block += blockBytes;
+      if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, s, 0, zero, total, products, sum);
     }
   }
-  for (int h = 0; h < 2; h++)
+  for (int r = 0; r < 2; r++)
     for (int t = 0; t < NT; t++)
-      _mm512_storeu_ps(out + t * kTileRows + h * 16, _mm512_mul_ps(sum[h][t], _mm512_set1_ps(m.factor)));
+      _mm512_storeu_ps(out + t * kTileRows + r * 16, _mm512_mul_ps(sum[r][t], _mm512_set1_ps(m.factor)));
 }
 
-template <int BITS, bool STEPPED>
-void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t t = 0; t < tokens;) {
-    const Activations from = x.from(t);
-    float* to = out + t * kTileRows;
-    if (tokens - t >= 4) {  // with the sums of 4 tokens by 32 rows the registers are full
-      block<BITS, STEPPED, 4>(m, tile, from, to);
-      t += 4;
-    } else {
-      block<BITS, STEPPED, 1>(m, tile, from, to);
-      t += 1;
-    }
+template <int BITS, bool STEPPED, bool SMALL>
+void dotTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+    uint32_t t = 0;
+    for (; t + 4 <= tokens; t += 4)  // with the sums of 4 tokens by 32 rows the registers are full
+      block<BITS, STEPPED, SMALL, 4>(m, tile, x.from(t), out + t * kTileRows);
+    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1>(m, tile, x.from(t), out + t * kTileRows);
   }
 }
+
+template <int BITS>
+constexpr IntegerKernel dotKernels[2][2] = {
+    {dotTile<BITS, false, false>, dotTile<BITS, false, true>},
+    {dotTile<BITS, BITS <= 4, false>, dotTile<BITS, BITS <= 4, true>}};  // [stepped][small groups]
 
 void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  if (m.stepped) return (m.bits == 2 ? tileOf<2, true> : tileOf<4, true>)(m, tile, x, tokens, out);
-  (m.bits == 2 ? tileOf<2, false> : m.bits == 4 ? tileOf<4, false> : tileOf<8, false>)(m, tile, x, tokens, out);
+  if (m.layout != Layout::Dot) return lookupTile512(m, tile, x, tokens, out);
+  constexpr decltype(&dotKernels<1>) byBits[9] = {nullptr,        &dotKernels<1>, &dotKernels<2>,
+                                                  &dotKernels<3>, &dotKernels<4>, &dotKernels<5>,
+                                                  &dotKernels<6>, nullptr,        &dotKernels<8>};
+  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, tile, x, tokens, out);
 }
 
 /// A table of floats in registers. 2 and 4 bits: sixteen entries, looked up by the low four bits of a lane.
@@ -197,25 +218,23 @@ struct Planes {
 
 /// As block, with codes into a table. Even and odd values of k are summed apart, so that sums wait less for each other.
 template <int BITS, class Lookup, int NT>
-VBMI void tableBlock(const Matrix& m, const uint8_t* tile, const float* x, float* out) {
+VBMI void tableBlock(const Matrix& m, const uint8_t* part, const float* x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const Lookup table(m);
-  const size_t header = m.headerBytes(), codeBytes = m.codeBytes(), blockBytes = m.blockBytes();
+  const Walk walk(m);
   __m512 sum[2][NT];
   for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
-  const uint8_t* block = tile;
-  uint32_t inBlock = 0;
-  for (uint32_t k0 = 0; k0 < m.k; k0 += m.group) {
-    const uint8_t* group = block + header + inBlock * codeBytes;
+  const uint8_t* header = part;
+  for (uint32_t k0 = 0, g = 0; k0 < m.k; k0 += m.group) {
     __m512 products[2][2][NT];
     for (int h = 0; h < 2; h++)
       for (int t = 0; t < NT; t++) products[h][0][t] = products[h][1][t] = _mm512_setzero_ps();
     for (uint32_t i = 0; i < m.group; i += span)
       for (int h = 0; h < 2; h++) {
-        const uint8_t* at = group + i / span * (kTileRows * 4) + h * 64;
+        const uint8_t* at = header + walk.header + registerAt<BITS>(g * m.group + i) + h * 64;
         const __m512i w = _mm512_loadu_si512(at);
-        _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(at) + m.ahead, _MM_HINT_T0);
         __m512 levels[span];
         table.levelsOf(w, levels);
         for (uint32_t v = 0; v < span; v++)
@@ -225,7 +244,7 @@ VBMI void tableBlock(const Matrix& m, const uint8_t* tile, const float* x, float
           }
       }
     for (int h = 0; h < 2; h++) {
-      const __m512 scale = scalesAt(m, block, inBlock, h);
+      const __m512 scale = scalesAt<kPartRows>(m, header, g, h);
       for (int t = 0; t < NT; t++)
         sum[h][t] = _mm512_fmadd_ps(_mm512_add_ps(products[h][0][t], products[h][1][t]), scale, sum[h][t]);
     }
@@ -236,12 +255,12 @@ VBMI void tableBlock(const Matrix& m, const uint8_t* tile, const float* x, float
           total = _mm512_add_ps(total, _mm512_loadu_ps(x + size_t(t) * m.k + k0 + i));
         const __m512 ones = _mm512_set1_ps(_mm512_reduce_add_ps(total));
         for (int h = 0; h < 2; h++)
-          sum[h][t] = _mm512_fmadd_ps(scalesAt(m, block + m.termBytes(), inBlock, h), ones, sum[h][t]);
+          sum[h][t] = _mm512_fmadd_ps(scalesAt<kPartRows>(m, header + walk.term, g, h), ones, sum[h][t]);
       }
     }
-    if (++inBlock == m.blockGroups) {
-      inBlock = 0;
-      block += blockBytes;
+    if (++g == m.blockGroups) {
+      g = 0;
+      header += walk.block;
     }
   }
   for (int h = 0; h < 2; h++)
@@ -251,22 +270,14 @@ VBMI void tableBlock(const Matrix& m, const uint8_t* tile, const float* x, float
 
 template <int BITS, class Lookup>
 void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  for (uint32_t t = 0; t < tokens;) {
-    const float* from = x + size_t(t) * m.k;
-    float* to = out + t * kTileRows;
-    if (tokens - t >= 4) {
-      tableBlock<BITS, Lookup, 4>(m, tile, from, to);
-      t += 4;
-    } else {
-      tableBlock<BITS, Lookup, 1>(m, tile, from, to);
-      t += 1;
-    }
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+    uint32_t t = 0;
+    for (; t + 4 <= tokens; t += 4) tableBlock<BITS, Lookup, 4>(m, tile, x + size_t(t) * m.k, out + t * kTileRows);
+    for (; t < tokens; t++) tableBlock<BITS, Lookup, 1>(m, tile, x + size_t(t) * m.k, out + t * kTileRows);
   }
 }
 
 void tableTile(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  static const bool hasVbmi = __builtin_cpu_supports("avx512vbmi");
-  if (!hasVbmi) return avx2Kernels.tableTile(m, tile, x, tokens, out);
   if (m.bits == 2) return tableTileOf<2, Table<2>>(m, tile, x, tokens, out);
   if (m.bits == 4) return tableTileOf<4, Table<4>>(m, tile, x, tokens, out);
   (m.bfloats ? tableTileOf<8, Planes<false>> : tableTileOf<8, Planes<true>>)(m, tile, x, tokens, out);
@@ -414,9 +425,23 @@ AVX512 void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels avx512Kernels = {
-    "avx512-vnni",       integerTile,         tableTile, floatTile,          avx2Kernels.quantize,
-    avx2Kernels.rmsNorm, avx2Kernels.siluMul, attend,    avx2Kernels.toHalf, readLines};
+const Kernels avx512Kernels = {"avx512-vnni",
+                               Layout::Dot,
+                               integerTile,
+                               avx2Kernels.tableTile,
+                               floatTile,
+                               avx2Kernels.quantize,
+                               avx2Kernels.tabulate,
+                               avx2Kernels.rmsNorm,
+                               avx2Kernels.siluMul,
+                               attend,
+                               avx2Kernels.toHalf,
+                               readLines};
+
+// Byte lookups in registers (VBMI) came with Ice Lake and Zen 4.
+const Kernels avx512VbmiKernels = {
+    "avx512-vbmi", Layout::Lookup4,     integerTile,         tableTile, floatTile,          avx2Kernels.quantize,
+    tabulate512,   avx2Kernels.rmsNorm, avx2Kernels.siluMul, attend,    avx2Kernels.toHalf, readLines};
 
 }  // namespace lutra
 #endif

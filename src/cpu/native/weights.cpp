@@ -187,29 +187,21 @@ struct Unpacked {
   }
 };
 
-/// Puts one row's scales of a block in memory (from: rowTermBytes) into their places.
-void placeTerms(const Matrix& m, const uint8_t* from, uint32_t row, uint8_t* term) {
-  if (m.scales == Scales::Float) {
-    std::memcpy(term + row * 4, from, 4);
+/// Puts the scales of one row of a part, for block b, into their places. `from` holds one row's terms as Unpacked has
+/// them; a file's group of 48 values, say, comes as three of 16 here.
+void placeTerms(const Matrix& m, uint32_t fileGroup, const std::vector<uint8_t>& from, uint32_t b, uint32_t row,
+                uint8_t* term) {
+  const uint32_t rows = m.partRows();
+  if (m.scales == Scales::TwoLevel) {
+    const uint8_t* block = &from[size_t(b) * rowTermBytes(m.scales, m.blockGroups)];
+    std::memcpy(term + row * 2, block, 2);
+    for (uint32_t g = 0; g < m.blockGroups; g++) term[rows * (2 + g) + row] = block[2 + g];
     return;
   }
-  std::memcpy(term + row * 2, from, 2);
-  if (m.scales == Scales::TwoLevel)
-    for (uint32_t g = 0; g < m.blockGroups; g++) term[kTileRows * (2 + g) + row] = from[2 + g];
-}
-
-/// Writes the codes of one row into its places of a group: from is (group) codes.
-template <uint32_t BITS>
-void placeCodes(const uint8_t* from, uint32_t group, uint32_t row, uint8_t* out) {
-  constexpr uint32_t span = 32 / BITS;  // values of k in one register
-  for (uint32_t k = 0; k < group; k += span, out += kTileRows * 4) {
-    uint32_t word = 0;
-    for (uint32_t c = 0; c < span / 4; c++) {
-      uint32_t four;
-      std::memcpy(&four, from + k + 4 * c, 4);
-      word |= four << (c * BITS);
-    }
-    std::memcpy(out + row * 4, &word, 4);
+  const uint32_t size = rowTermBytes(m.scales, 1);
+  for (uint32_t g = 0; g < m.blockGroups; g++) {
+    const uint32_t at = (b * m.blockGroups + g) * m.group;
+    if (at < m.k) std::memcpy(term + (g * rows + row) * size, &from[size_t(at / fileGroup) * size], size);
   }
 }
 
@@ -226,14 +218,16 @@ Matrix planMatrix(const Source& source) {
     const Tiling& t = *source.tiling;
     m.family = t.integers ? Family::Integers : Family::Tables;
     m.bits = t.bits;
-    m.group = t.group;
+    m.layout = source.layout;
+    m.ahead = source.ahead;
+    m.group = t.group % kChunk == 0 ? t.group : kActGroup;
     m.factor = t.factor;
     m.zero = t.zero;
     m.stepped = !t.steps.empty();
     std::copy(t.steps.begin(), t.steps.end(), m.steps);
     m.hasOffset = t.offset.has_value();
     m.scales = t.scales;
-    m.blockGroups = m.scales == Scales::TwoLevel ? t.blockSize / t.group : 1;
+    m.blockGroups = m.scales == Scales::TwoLevel ? t.blockSize / t.group : m.group % kChunk == 0 ? 1 : 2;
     if (!t.integers) setTable(m, t.table);
   }
   m.stride = m.tileBytes();
@@ -262,18 +256,19 @@ void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out
 
   scratch.resize(rows * rowBytes);
   readExactly(source, first * rowBytes, scratch.size(), scratch.data());
-  const auto place = m.bits == 2 ? placeCodes<2> : m.bits == 4 ? placeCodes<4> : placeCodes<8>;
   Unpacked u;
-  const uint32_t size = rowTermBytes(m.scales, m.blockGroups);
   for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
     u.unpack(*source.tiling, scratch.data() + r * rowBytes, m.k);
+    u.codes.resize(size_t(m.blocks()) * m.blockValues());  // past k: code 0, as the activations there
+    const uint32_t row = r % m.partRows();
     const uint8_t* codes = u.codes.data();
-    uint8_t* block = out;
-    for (uint32_t b = 0; b < m.k / (m.group * m.blockGroups); b++, block += m.blockBytes()) {
-      placeTerms(m, &u.scales[size_t(b) * size], r, block);
-      if (m.hasOffset) placeTerms(m, &u.offsets[size_t(b) * size], r, block + m.termBytes());
-      for (uint32_t g = 0; g < m.blockGroups; g++, codes += m.group)
-        place(codes, m.group, r, block + m.headerBytes() + g * m.codeBytes());
+    uint8_t* block = out + r / m.partRows() * m.partBytes();
+    for (uint32_t b = 0; b < m.blocks(); b++, block += m.blockBytes()) {
+      placeTerms(m, source.tiling->group, u.scales, b, row, block);
+      if (m.hasOffset) placeTerms(m, source.tiling->group, u.offsets, b, row, block + m.termBytes());
+      uint8_t* chunk = block + m.headerBytes();
+      for (uint32_t i = 0; i < m.blockValues(); i += kChunk, codes += kChunk, chunk += m.chunkBytes())
+        placeChunk(m, codes, row, chunk);
     }
   }
 }
@@ -291,18 +286,15 @@ void gatherRow(const Matrix& m, uint32_t row, float* out) {
     for (uint32_t i = 0; i < m.k; i++) out[i] = loadFloat(m.format, p + i * size);
     return;
   }
-  const uint32_t lane = row % kTileRows, mask = (1u << m.bits) - 1, span = 32 / m.bits;
-  const uint8_t* block = m.tile(row / kTileRows);
+  const uint32_t lane = row % kTileRows % m.partRows();
+  const uint8_t* block = m.tile(row / kTileRows) + row % kTileRows / m.partRows() * m.partBytes();
+  uint8_t codes[kChunk];
   for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
-    for (uint32_t g = 0; g < m.blockGroups; g++, k0 += m.group) {
-      const float scale = m.scaleOf(block, g, lane);
-      const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), g, lane) : 0.0f;
-      const uint8_t* codes = block + m.headerBytes() + g * m.codeBytes();
-      for (uint32_t i = 0; i < m.group; i++) {
-        const uint32_t inside = i % span;
-        const uint8_t byte = codes[i / span * (kTileRows * 4) + lane * 4 + inside % 4];
-        out[k0 + i] = m.factor * (scale * m.levelOf(byte >> (inside / 4 * m.bits) & mask) + offset);
-      }
+    for (uint32_t i = 0; i < m.blockValues() && k0 < m.k; i++, k0++) {
+      if (i % kChunk == 0) takeChunk(m, block + m.headerBytes() + i / kChunk * m.chunkBytes(), lane, codes);
+      const float scale = m.scaleOf(block, i / m.group, lane);
+      const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), i / m.group, lane) : 0.0f;
+      out[k0] = m.factor * (scale * m.levelOf(codes[i % kChunk]) + offset);
     }
 }
 

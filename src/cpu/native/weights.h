@@ -1,6 +1,6 @@
 // Weights as the native backend holds them, and the descriptor by which a file's bytes become them.
 // The descriptor (Tiling) is derived by the Ladder compiler from a type's declaration; nothing here knows a format by
-// name. Packed is the layout of all kernels for codes: 32-row tiles, codes and scales in one stream.
+// name. Tiles are the layout of all kernels for codes: 64 rows, codes and scales in one stream.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -80,6 +80,38 @@ struct Tiling {
   float factor;
 };
 
+/// What the codes of tiles are laid out for. A part of a tile is a sequence of blocks along k; a block is its scales,
+/// its offsets where there are any, then the codes of its chunks. All layouts have the same size.
+enum class Layout : uint8_t {
+  /// Dot products, and tables. Parts of 32 rows; a chunk is pairs of registers of 16 rows, of planes: of the lowest 8
+  /// or 4 bits, of the next 2, of the next 1, as the width has them. In a plane of w bits, byte j of a row holds values
+  /// j, j + 4, j + 8 ... of the register's 32 / w, from the low bits up. See dotPlace for the order.
+  Dot,
+  /// Lookups with four tables in a register (vpermb). Parts of 64 rows; a chunk is, for each bit, four registers of 16
+  /// rows; byte j of a row holds the bits of values 4j .. 4j + 3, and above them those of the values 16 further on.
+  Lookup4,
+  /// Lookups with one table in a register (pshufb, tbl). Parts of 64 rows; a chunk is, for each 32 rows, for each bit,
+  /// four registers of one byte a row; that of register j holds the bits of values 8j .. 8j + 7.
+  Lookup1,
+};
+
+/// Where in a chunk of the dot layout the pair lies that is register `index` of the plane of `width` bits from bit
+/// `low` on. Registers come in the order in which kernels need them, so that they read on and on, as the processor's
+/// prefetcher wants: with the halves of a pair 512 bytes apart, Zen 4 lost a third of its speed.
+constexpr uint32_t dotPlace(uint32_t bits, uint32_t width, uint32_t low, uint32_t index) {
+  const uint32_t first = index * 8 / width;  // four that it begins with
+  uint32_t before = 0, otherLow = 0;
+  for (const uint32_t other : {8u, 4u, 2u, 1u}) {
+    if (!(bits & other)) continue;
+    for (uint32_t i = 0; i < other; i++) {
+      const uint32_t otherFirst = i * 8 / other;
+      before += otherFirst < first || (otherFirst == first && otherLow < low);
+    }
+    otherLow += other;
+  }
+  return before * 128;
+}
+
 /// One matrix or vector in a file. `tiling` is empty for plain float elements. Those that are `given` are not read
 /// here: their rows are handed over when the rest is loaded.
 struct Source {
@@ -90,13 +122,18 @@ struct Source {
   bool given;
   FloatFormat format;
   std::optional<Tiling> tiling;
+  // What may be chosen freely, by rule or by measurement: results differ by rounding alone.
+  Layout layout;
+  uint32_t ahead;
 
   size_t rowBytes() const {
     return tiling ? size_t(k) / tiling->blockSize * tiling->blockBytes : size_t(k) * floatBytes(format);
   }
 };
 
-constexpr uint32_t kTileRows = 32;
+constexpr uint32_t kTileRows = 64;
+/// Values of k whose codes lie together: with one bit a code, four bytes a row.
+constexpr uint32_t kChunk = 32;
 /// Activations: one int8 scale for 16 values. With 32, as ggml has it, the divergence from exact arithmetic is 1.8
 /// times as large, and the kernels are hardly faster.
 constexpr uint32_t kActGroup = 16;
@@ -105,19 +142,16 @@ constexpr uint32_t kActGroup = 16;
 /// multiplied with, or into a table of floats.
 enum class Family : uint8_t { Rows, Integers, Tables };
 
-/// A weight matrix in memory. Those of rows keep the file's order. The others are tiles of 32 rows; a tile is a
-/// sequence of blocks along k; a block is its scales, its offsets where there are any, then the codes of its groups.
-/// Scales (and offsets): 32 of f16 or f32; for two levels 32 of f16, then 32 of int8 for each group.
-/// Codes: 64-byte registers of 16 rows x 4 bytes, the two halves of the tile in turn. With b bits a register spans
-/// 32/b values of k: byte j of a row holds values j, j+4, j+8 ... from the low bits up.
+/// A weight matrix in memory. Those of rows keep the file's order, the others are tiles of 64 rows.
 struct Matrix {
   std::string name;
   uint32_t n, k;
   Family family;
-  FloatFormat format;  // of rows
-  uint32_t bits;       // 2, 4 or 8
-  uint32_t group;
-  uint32_t blockGroups;  // groups of a block: 1 but for two levels
+  FloatFormat format;    // of rows
+  Layout layout;         // Lookup4 and Lookup1: of integers that are not stepped, of up to 4 bits
+  uint32_t bits;         // 1 to 6 or 8; in tables 2, 4 or 8
+  uint32_t group;        // 16 or a multiple of 32
+  uint32_t blockGroups;  // groups of a block, which is a multiple of 32 values
   Scales scales;
   bool hasOffset;
   bool stepped;       // integers: whether a code stands for one of `steps`
@@ -128,38 +162,52 @@ struct Matrix {
   /// Tables: the level of every byte whose low bits are a code, and byte p of each as planes + 256 * p.
   std::vector<float> table;
   std::vector<uint8_t> planes;
+  /// How many bytes ahead of its reading a kernel fetches into the cache; 0 leaves that to the processor.
+  uint32_t ahead;
   const uint8_t* data;
   size_t stride;  // from one tile to the next: its bytes, or more where two matrices lie tile by tile in turn
 
   bool packed() const { return family != Family::Rows; }
   uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
-  size_t codeBytes() const { return size_t(group) * bits / 8 * kTileRows; }
-  /// Of the scales of a block, or of its offsets, which come after them.
+  uint32_t partRows() const { return layout == Layout::Dot ? 32 : 64; }
+  uint32_t blockValues() const { return group * blockGroups; }
+  uint32_t blocks() const { return (k + blockValues() - 1) / blockValues(); }
+  /// Codes of one chunk of a part.
+  size_t chunkBytes() const { return size_t(partRows()) * kChunk / 8 * bits; }
+  /// Of the scales of a block of one part, or of its offsets, which come after them: an f16 or f32 a group for each
+  /// row; or an f16 for each row, then an int8 a group for each row.
   size_t termBytes() const {
-    return kTileRows * (scales == Scales::Half ? 2 : scales == Scales::Float ? 4 : 2 + blockGroups);
+    return partRows() * (scales == Scales::TwoLevel ? 2 + blockGroups : blockGroups * (scales == Scales::Half ? 2 : 4));
   }
   size_t headerBytes() const { return termBytes() * (hasOffset ? 2 : 1); }
-  size_t blockBytes() const { return headerBytes() + blockGroups * codeBytes(); }
+  size_t blockBytes() const { return headerBytes() + blockValues() / kChunk * chunkBytes(); }
+  size_t partBytes() const { return blocks() * blockBytes(); }
   size_t tileBytes() const {
-    return packed() ? size_t(k) / (group * blockGroups) * blockBytes() : size_t(kTileRows) * k * floatBytes(format);
+    return packed() ? kTileRows / partRows() * partBytes() : size_t(kTileRows) * k * floatBytes(format);
   }
   size_t bytes() const { return tiles() * tileBytes(); }
   const uint8_t* tile(uint32_t index) const { return data + index * stride; }
   float levelOf(uint32_t code) const {
     return family == Family::Tables ? table[code] : float(stepped ? steps[code] : code) - zero;
   }
-  /// The scale of one row in group g of a block; `term` is where the block's scales (or offsets) begin.
+  /// The scale of one row of a part in group g of a block; `term` is where the block's scales (or offsets) begin.
   float scaleOf(const uint8_t* term, uint32_t g, uint32_t row) const {
-    if (scales == Scales::Float) return loadFloat(FloatFormat::F32, term + row * 4);
-    const float half = loadFloat(FloatFormat::F16, term + row * 2);
-    return scales == Scales::Half ? half : half * float(int8_t(term[kTileRows * (2 + g) + row]));
+    if (scales == Scales::Float) return loadFloat(FloatFormat::F32, term + (g * partRows() + row) * 4);
+    if (scales == Scales::Half) return loadFloat(FloatFormat::F16, term + (g * partRows() + row) * 2);
+    return loadFloat(FloatFormat::F16, term + row * 2) * float(int8_t(term[partRows() * (2 + g) + row]));
   }
 };
+
+/// Puts the 32 codes of one row's chunk, each below 2^bits, where the matrix has them; `row` counts in the part, and
+/// the chunk is zero there so far.
+void placeChunk(const Matrix& matrix, const uint8_t* codes, uint32_t row, uint8_t* chunk);
+/// The reverse.
+void takeChunk(const Matrix& matrix, const uint8_t* chunk, uint32_t row, uint8_t* codes);
 
 /// The layout that a source gets, its tiles one after another; `data` is still null.
 Matrix planMatrix(const Source& source);
 
-/// Reads rows [tile * 32, ...) of the source from its file and writes that tile. `scratch` grows as needed.
+/// Reads rows [tile * 64, ...) of the source from its file and writes that tile. `scratch` grows as needed.
 /// Throws std::runtime_error when the file no longer has the bytes.
 void loadTile(const Source& source, const Matrix& matrix, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch);
 

@@ -1,0 +1,68 @@
+// Activations as integer kernels read them, and the room in which they are prepared: once for all matrices that a
+// vector is multiplied with.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "weights.h"
+
+namespace lutra {
+
+struct Kernels;
+
+/// Values of a row with the zeros that complete its last chunk.
+inline uint32_t paddedTo(uint32_t k) { return (k + kChunk - 1) / kChunk * kChunk; }
+
+/// Activations of some tokens in the two forms that integer kernels read; k is a multiple of kChunk here, with
+/// zeros past the values of the model.
+struct Activations {
+  uint32_t k;
+  const int8_t* codes;       // (t, k): x ~ scale[k / 16] * code, for dot products
+  const float* scales;       // (t, k / 16)
+  const float* sums;         // (t, k / 16), scale times the sum of the codes of a group
+  const int8_t* tables;      // (t, k / 4, 16): entry c of four values is their sum, with a minus where c has a 0
+  const float* tableScales;  // (t, k / 32): half of what one of an entry is worth
+  const float* tableSums;    // (t, k / 16), of the values as they are
+
+  Activations from(uint32_t token) const {
+    const size_t at = size_t(token) * k, groups = at / kActGroup;
+    return {
+        k, codes + at, scales + groups, sums + groups, tables + 4 * at, tableScales + at / kChunk, tableSums + groups};
+  }
+};
+
+/// Which forms the matrices at hand read.
+struct Forms {
+  bool codes = false, tables = false;
+
+  void add(const Matrix& m) {
+    if (m.family != Family::Integers) return;
+    (m.layout == Layout::Dot ? codes : tables) = true;
+  }
+};
+
+/// Memory for the activations of some rows, all of the same length at a time.
+class ActivationRoom {
+ public:
+  /// For so many values, those of all rows together, in these forms.
+  static size_t bytesFor(size_t values, Forms forms);
+  ActivationRoom() = default;
+  /// Over memory of that size, 64-byte aligned.
+  ActivationRoom(uint8_t* base, size_t values, Forms forms);
+
+  /// Prepares row `row`, of k values.
+  void put(const Kernels& kernels, Forms forms, uint32_t row, const float* x, uint32_t k) const;
+
+  /// All rows, of k values each.
+  Activations rows(uint32_t k) const {
+    return {paddedTo(k), codes_, scales_, sums_, tables_, tableScales_, tableSums_};
+  }
+
+ private:
+  int8_t* codes_;
+  float *scales_, *sums_;
+  int8_t* tables_;
+  float *tableScales_, *tableSums_;
+};
+
+}  // namespace lutra

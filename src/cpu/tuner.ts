@@ -1,0 +1,139 @@
+// Which of the kernels that can run a matrix does: by a rule that was measured on two machine classes, or by measuring
+// here. Results of one family do not depend on how many vectors are multiplied at once, so the choice is one for each
+// matrix; families differ by rounding alone. After T-MAC's tuner (EuroSys'25), without its compiler.
+
+import type { Tiles } from "./layout.ts";
+import type { BenchCase, NativeEngine } from "./native.ts";
+
+/** How a matrix of tiles is run. */
+export interface Kernel {
+  /** Sums of four activations are looked up by bits of four weights; else codes are multiplied with activations. */
+  readonly lookup: boolean;
+  /** Bytes that are fetched ahead of reading; 0 leaves that to the processor. */
+  readonly ahead: number;
+}
+
+interface Rule {
+  /** Lookups up to so many bits of a weight; null where the instruction set has no kernels for them. */
+  readonly lookupBits: number | null;
+  readonly aheadOfLookup: number;
+  readonly aheadOfDot: number;
+}
+
+/**
+ * Lookups cost as much for each bit of a weight, dot products the same for all widths but for putting bits together;
+ * where they meet depends on how many bytes the processor looks up in a cycle, and on what widening their sums costs.
+ * Microseconds for 256 x 4096 weights from cache on Zen 4, lookup and dot: avx512 W1 4.2 and 9.5, W2 6.4 and 9.4, W3 8.7
+ * and 14.3, W4 10.9 and 9.2 (32 vectors: 99 and 193, 157 and 192, 214 and 220, 269 and 193); avx2 W1 9.7 and 13.7, W2
+ * 15.7 and 13.7. By count of instructions NEON, with two lookups a cycle beside one dot product, is like avx512.
+ * Fetching ahead: Emerald Rapids and Zen 3 gain 20 to 50 % by it; Zen 4 loses a tenth of its speed with 512 bits, whose
+ * loops its own prefetcher follows, and gains a little with 256.
+ */
+const RULES: Readonly<Record<string, Rule>> = {
+  "avx512-vbmi": { lookupBits: 3, aheadOfLookup: 1024, aheadOfDot: 4096 },
+  "avx512-vnni": { lookupBits: null, aheadOfLookup: 0, aheadOfDot: 4096 },
+  avx2: { lookupBits: 1, aheadOfLookup: 4096, aheadOfDot: 4096 },
+  neon: { lookupBits: 2, aheadOfLookup: 1024, aheadOfDot: 1024 },
+  scalar: { lookupBits: 0, aheadOfLookup: 0, aheadOfDot: 0 },
+};
+
+/** Of a matrix of tiles, what decides which kernels can run it. */
+export interface Codes {
+  readonly bits: number;
+  /** Codes are the integers themselves, with neither steps nor a table. */
+  readonly plain: boolean;
+}
+
+export function codesOf({ bits, product }: Tiles): Codes {
+  return { bits, plain: product.kind === "integer" && product.steps === null };
+}
+
+/** Whether an instruction set has lookups for such codes. */
+export function canLookUp(isa: string, { bits, plain }: Codes): boolean {
+  return plain && bits <= 4 && RULES[isa]?.lookupBits !== null;
+}
+
+/** Without measuring: for an instruction set and the processor's name, as the system gives it. */
+export function staticKernel(isa: string, processor: string, codes: Codes): Kernel {
+  const rule = RULES[isa];
+  if (rule === undefined) return { lookup: false, ahead: 0 };
+  const lookup = canLookUp(isa, codes) && codes.bits <= (rule.lookupBits ?? 0);
+  const followsItself = isa.startsWith("avx512") && processor.includes("AMD");
+  return { lookup, ahead: followsItself ? 0 : lookup ? rule.aheadOfLookup : rule.aheadOfDot };
+}
+
+/** A matrix as the benchmark makes one, without what is measured. */
+export type MatrixCase = Pick<BenchCase, "bits" | "group" | "n" | "k" | "offset"> & Required<Pick<BenchCase, "layout">>;
+
+export function caseOf({ bits, group, product, scales, blockSize }: Tiles, n: number, k: number): MatrixCase {
+  const layout = {
+    steps: product.kind === "integer" ? product.steps : null,
+    table: product.kind === "table" ? product.table : null,
+    scales: scales.kind,
+    blockGroups: scales.kind === "two-level" ? blockSize / group : 1,
+  };
+  return { bits, group, n, k, offset: scales.offset !== null, layout };
+}
+
+/**
+ * What a choice depends on, as text; files of choices use it. Threads are not part of it: families round in their own
+ * ways, and one seed is to give one text on any number of threads.
+ */
+export function caseName(isa: string, { bits, group, n, k, offset, layout }: MatrixCase): string {
+  const family = layout.table !== null ? "table" : layout.steps !== null ? "steps" : "plain";
+  const terms = `${layout.scales}${layout.blockGroups > 1 ? layout.blockGroups : ""}${offset ? "+offset" : ""}`;
+  return `${isa}: ${bits} bits ${family}, groups of ${group} ${terms}, ${n} x ${k}`;
+}
+
+/** Distances of a kernel's own fetching that were best somewhere. */
+const DISTANCES: readonly number[] = [0, 1024, 4096];
+/** Several times what a processor caches, so that weights come from memory. */
+const POOL_BYTES = 96 * 2 ** 20;
+/** Rows of a tall matrix are all alike. */
+const MAX_ROWS = 16_384;
+const ROUNDS = 3;
+/** Of the time; less is noise, and the rule was measured with more patience. */
+const WORTHWHILE = 0.04;
+
+/** One choice, with microseconds of a product by the rule's kernel and by the chosen one. */
+export interface Tuned {
+  readonly name: string;
+  readonly kernel: Kernel;
+  readonly ruleUs: number;
+  readonly us: number;
+}
+
+/**
+ * Measures the kernels that can run each matrix, products with one vector, and yields the choice for one after the
+ * other until time is up: those whose rest is not measured are left to the rule.
+ * @param untilMs of performance.now()
+ */
+export async function* tune(
+  engine: Pick<NativeEngine, "bench">,
+  isa: string,
+  processor: string,
+  cases: readonly MatrixCase[],
+  untilMs: number,
+): AsyncGenerator<Tuned> {
+  for (const matrix of cases) {
+    const codes = { bits: matrix.bits, plain: matrix.layout.steps === null && matrix.layout.table === null };
+    const rule = staticKernel(isa, processor, codes);
+    const families = canLookUp(isa, codes) ? [rule.lookup, !rule.lookup] : [false];
+    const others = families.flatMap((lookup) => DISTANCES.map((ahead) => ({ lookup, ahead })));
+    const time = async (kernel: Kernel): Promise<number> => {
+      const what = { ...matrix, ...kernel, n: Math.min(matrix.n, MAX_ROWS), tokens: 1 };
+      const { kernelUs } = await engine.bench({ ...what, rounds: ROUNDS, poolBytes: POOL_BYTES });
+      return kernelUs.toSorted((a, b) => a - b)[ROUNDS >> 1] ?? NaN;
+    };
+    if (performance.now() > untilMs) return;
+    const ruleUs = await time(rule);
+    let best = { kernel: rule, us: ruleUs };
+    for (const kernel of others) {
+      if (kernel.lookup === rule.lookup && kernel.ahead === rule.ahead) continue;
+      if (performance.now() > untilMs) return;
+      const us = await time(kernel);
+      if (us < best.us && us < ruleUs * (1 - WORTHWHILE)) best = { kernel, us };
+    }
+    yield { name: caseName(isa, matrix), ...best, ruleUs };
+  }
+}

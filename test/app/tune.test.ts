@@ -1,0 +1,118 @@
+// lutra tune, and the file in which it keeps what it finds: that a run uses it, and that no damage to it is seen.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+
+import { addChoices, readChoices } from "../../src/app/tuned.ts";
+import { packageVersion } from "../../src/app/version.ts";
+import { loadAddon, processorName } from "../../src/cpu/native.ts";
+import { embeddedModel, testWith } from "../oracle/oracle.ts";
+import { folder, lutra, place } from "./lutra.ts";
+import { tiny } from "./tiny-model.ts";
+
+const dot = { lookup: false, ahead: 1024 };
+const lookup = { lookup: true, ahead: 0 };
+
+describe("the file of choices", () => {
+  const file = (name: string): string => join(folder, "choices", name, "kernels.json");
+
+  test("keeps what is added, and what was there", () => {
+    const path = file("kept");
+    expect(readChoices("cpu", path)).toEqual(new Map());
+    addChoices("cpu", new Map([["a", dot]]), path);
+    addChoices("cpu", new Map([["b", lookup]]), path);
+    expect(readChoices("cpu", path)).toEqual(
+      new Map([
+        ["a", dot],
+        ["b", lookup],
+      ]),
+    );
+    expect(readdirSync(join(path, ".."))).toEqual(["kernels.json"]); // nothing temporary is left
+  });
+
+  test("counts as none on another processor and in another version, and is replaced then", () => {
+    const path = file("foreign");
+    addChoices("cpu", new Map([["a", dot]]), path);
+    expect(readChoices("another cpu", path)).toEqual(new Map());
+    const old = JSON.parse(readFileSync(path, "utf8")) as object;
+    writeFileSync(path, JSON.stringify({ ...old, version: "0.0.0" }));
+    expect(readChoices("cpu", path)).toEqual(new Map());
+    addChoices("cpu", new Map([["b", lookup]]), path);
+    expect(readChoices("cpu", path)).toEqual(new Map([["b", lookup]]));
+  });
+
+  test("is taken as far as it holds kernels, whatever is in it", () => {
+    const path = file("damaged");
+    mkdirSync(join(path, ".."), { recursive: true });
+    const whole = JSON.stringify({ version: packageVersion(), processor: "cpu", kernels: { a: dot } });
+    const texts = fc.oneof(
+      fc.string(),
+      fc.json(),
+      fc.nat(whole.length - 1).map((length) => whole.slice(0, length)),
+      fc.jsonValue().map((kernels) => JSON.stringify({ version: packageVersion(), processor: "cpu", kernels })),
+      fc.jsonValue().map((a) => JSON.stringify({ version: packageVersion(), processor: "cpu", kernels: { a } })),
+    );
+    fc.assert(
+      fc.property(texts, (text) => {
+        writeFileSync(path, text);
+        for (const kernel of readChoices("cpu", path).values()) {
+          expect(typeof kernel.lookup).toBe("boolean");
+          expect(Number.isInteger(kernel.ahead) && kernel.ahead >= 0 && kernel.ahead <= 65_536).toBe(true);
+        }
+      }),
+      { seed: 20_261_123, numRuns: 300 },
+    );
+    writeFileSync(path, whole.padEnd(2 ** 21));
+    expect(readChoices("cpu", path)).toEqual(new Map()); // nobody's tuner wrote so much
+  });
+});
+
+describe("lutra tune", () => {
+  const env = { XDG_CACHE_HOME: join(folder, "cache") };
+  const kept = join(env.XDG_CACHE_HOME, "lutra", "kernels.json");
+
+  testWith(loadAddon(), "measures a model's matrices in seconds, and runs use what it found", (addon) => {
+    const model = embeddedModel;
+    const began = performance.now();
+    const { code, out, err } = lutra(["tune", model, "--threads", "1", "--json"], { env });
+    expect([code, err]).toEqual([0, ""]);
+    expect(performance.now() - began).toBeLessThan(30_000); // 4.5 s of measuring, on a machine that may be busy
+    const { file, matrices, measured } = JSON.parse(out) as {
+      file: string;
+      matrices: number;
+      measured: { name: string; kernel: typeof dot }[];
+    };
+    expect(file).toBe(kept);
+    expect(measured.length).toBeGreaterThan(0);
+    expect(measured.length).toBeLessThanOrEqual(matrices);
+    const choices = readChoices(processorName(), kept);
+    for (const { name, kernel } of measured) expect(choices.get(name)).toEqual(kernel);
+    expect(measured[0]?.name.startsWith(`${addon.isas()[0]}: `)).toBe(true);
+    for (const more of [[], ["--no-tune"]]) {
+      const ran = lutra(["run", model, "Once", "--max-tokens", "3", "--threads", "1", "--seed", "1", ...more], { env });
+      expect([ran.code, ran.out.length > 0]).toEqual([0, true]);
+    }
+  });
+
+  test("has nothing to measure where all matrices are plain floats", () => {
+    const path = place("tiny.gguf", tiny);
+    const { code, out } = lutra(["tune", path, "--json"], { env: { XDG_CACHE_HOME: join(folder, "none") } });
+    expect(code).toBe(0);
+    expect(JSON.parse(out)).toMatchObject({ matrices: 0, measured: [] });
+  });
+
+  testWith(loadAddon(), "says where it cannot keep what it measured; a run does not mind", () => {
+    const model = embeddedModel;
+    writeFileSync(join(folder, "occupied"), "");
+    const occupied = { XDG_CACHE_HOME: join(folder, "occupied") };
+    const { code, err } = lutra(["tune", model, "--threads", "1"], { env: occupied });
+    const file = join(occupied.XDG_CACHE_HOME, "lutra", "kernels.json");
+    expect(code).toBe(1);
+    expect(err).toMatch(`lutra: ${file}: cannot keep what was measured: ENOTDIR`);
+    expect(existsSync(file)).toBe(false);
+    const ran = lutra(["run", model, "Once", "--max-tokens", "1", "--threads", "1"], { env: occupied });
+    expect(ran.code).toBe(0);
+  });
+});
