@@ -38,10 +38,10 @@ export const benchCompare: Command = command({
     "bench compare gemv|gemm [options]",
   ],
   about: [
-    "Compares with other programs, in rounds of one and the other: a model with llama.cpp (node-llama-cpp), a matrix",
-    "with ONNX Runtime's MatMulNBits (onnxruntime-node). `layers` is two layers of a 7B model, which is the time of",
-    "four less that of two: the nearest to llama.cpp's own matrix product. With several threads llama.cpp runs with",
-    "one as well, and its better figure counts. Nothing is installed: what is not there is said to be unavailable.",
+    "Compares with other programs, in rounds of one and the other: a model with llama.cpp (node-llama-cpp), a",
+    "matrix with ONNX Runtime's MatMulNBits (onnxruntime-node). `layers` is two layers of a 7B model, which is the",
+    "time of four less that of two: the nearest to llama.cpp's own matrix product. With several threads llama.cpp",
+    "runs with one as well, and its better figure counts. Nothing is installed: what is not there is unavailable.",
   ],
   options: OPTIONS,
   examples: [

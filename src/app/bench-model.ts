@@ -53,9 +53,9 @@ export const benchModel: Command = command({
   name: "bench model",
   usage: ["bench model [options] [model.gguf]"],
   about: [
-    "Times a whole model: loading, reading a prompt, and writing tokens greedily; medians of some runs. Between runs",
-    "1 GiB of memory is read and nothing else: writing a token has to read all weights, so that the read is its limit.",
-    "Joules are those of the whole processor while that part ran, where the kernel counts them.",
+    "Times a whole model: loading, reading a prompt, and writing tokens greedily; medians of some runs. Between",
+    "runs 1 GiB of memory is read and nothing else: writing a token has to read all weights, so that the read is",
+    "its limit. Joules are those of the whole processor while that part ran, where the kernel counts them.",
   ],
   options: OPTIONS,
   examples: [

@@ -50,13 +50,14 @@ export const compile: Command = command({
   name: "compile",
   usage: ["compile [file.ladder] --type name -o folder [options]"],
   about: [
-    "Writes a kernel for out(m,n) = activations(m,k) . weights(n,k)^T, both sides in any declared type: those that come",
-    "with Lutra, and those of a .ladder file of yours. wgsl is a module for WebGPU, cpu a C++17 text without headers",
-    "of its own, lmma the data that a machine of table lookups needs (no text). manifest.json says what is computed,",
-    "what rounds where and by how much at most, which proofs that rests on, the buffers with their layouts, how a",
-    "file's bytes become a packed layout, and how the kernel is called. Methods: decode turns values into floats,",
-    "dot multiplies integer codes, lookup takes sums of activations from tables; auto is what the scheduler finds best",
-    "for the machine (lutra explain says why). Files that are there already are replaced.",
+    "Writes a kernel for out(m,n) = activations(m,k) . weights(n,k)^T, both sides in any declared type: those",
+    "that come with Lutra, and those of a .ladder file of yours. wgsl is a module for WebGPU, cpu a C++17 text",
+    "without headers of its own, lmma the data that a machine of table lookups needs (no text). manifest.json",
+    "says what is computed, what rounds where and by how much at most, which proofs that rests on, the buffers",
+    "with their layouts, how a file's bytes become a packed layout, and how the kernel is called. Methods: decode",
+    "turns values into floats, dot multiplies integer codes, lookup takes sums of activations from tables; auto",
+    "is what the scheduler finds best for the machine (lutra explain says why). Files that are there already are",
+    "replaced.",
   ],
   options: OPTIONS,
   examples: [
@@ -188,10 +189,12 @@ function summary(
     guarantee.relative_error === 0
       ? "exact"
       : `error at most ${guarantee.relative_error.toExponential(1)} of ${guarantee.magnitude}`;
+  // The bound is that of the sum; what the result loses on top of it is in no figure.
+  const stored = out === accumulate ? "" : `, before the sum goes to ${guarantee.out}`;
   const lines = [
     `out(${m},${n}) in ${out} = ${activation}(${m},${k}) . ${weight}(${n},${k})^T, summed in ${accumulate}`,
     `method ${method}${plan}`,
-    `${guarantee.text}; ${error}`,
+    `${guarantee.text}; ${error}${stored}`,
     `weights ${bytes(sizes.weights)}, activations ${bytes(sizes.activations)}, out ${bytes(sizes.out)}`,
     ...proofs.map(({ id, claim }) => `proof ${id}  ${claim}`),
     `written: ${names.map((name) => join(folder, name)).join(", ")}`,

@@ -1,11 +1,14 @@
 // lutra doctor: what this machine offers, which of it lutra uses, and how to get what is missing.
 
+import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { cpus, release, totalmem, type as system } from "node:os";
 import process from "node:process";
+import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
 import { availableMemory, loadAddon, usableCores } from "../cpu/native.ts";
+import type { Adapter } from "./adapters.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { modelFolders } from "./models.ts";
 import { bytes, printJson, table } from "./terminal.ts";
@@ -32,11 +35,10 @@ export const doctor: Command = command({
 /** A folder of LUTRA_MODELS, with how many GGUF files it has or why it cannot be read. */
 type Folder = { readonly folder: string; readonly models: number } | ({ readonly folder: string } & Unavailable);
 
-interface Adapter {
-  readonly vendor: string;
-  readonly description: string;
-}
+/** Drivers that take longer to answer hang. */
+const ANSWER_MS = 20_000;
 
+// oxlint-disable-next-line require-await -- every command is asynchronous
 async function examine(values: Values<typeof OPTIONS>): Promise<number> {
   const addon = loadAddon();
   const facts = {
@@ -48,7 +50,7 @@ async function examine(values: Values<typeof OPTIONS>): Promise<number> {
     memory_available_bytes: availableMemory(),
     threads: usableCores(),
     native: "unavailable" in addon ? addon : { instruction_sets: addon.isas() },
-    gpu: await gpuAdapters(),
+    gpu: gpuAdapters(),
     model_folders: modelFolders().map(examineFolder),
   };
   if (values.json) {
@@ -89,35 +91,15 @@ function examineFolder(folder: string): Folder {
   }
 }
 
-/** The part of the optional package `webgpu` in use; it is not installed where lutra is built. */
-interface WebGpu {
-  create(flags: readonly string[]): {
-    requestAdapter(options: { readonly powerPreference: string }): Promise<{ readonly info: Adapter } | null>;
-  };
-}
-
-async function gpuAdapters(): Promise<readonly Adapter[] | Unavailable> {
-  const name = "webgpu";
-  let library: WebGpu;
-  try {
-    library = await import(name);
-  } catch (error) {
-    const code = error instanceof Error && "code" in error ? error.code : null;
-    if (code === "ERR_MODULE_NOT_FOUND") return { unavailable: "not installed: npm install webgpu" };
-    return {
-      unavailable: `the package webgpu does not load: ${error instanceof Error ? error.message : String(error)}`,
-    };
-  }
-  const gpu = library.create([]);
-  // Dawn ends the process when this object is collected while anything of it lives, so it stays reachable.
-  Object.assign(globalThis, { lutraGpu: gpu });
-  const found = new Map<string, Adapter>();
-  for (const powerPreference of ["high-performance", "low-power"]) {
-    const adapter = await gpu.requestAdapter({ powerPreference });
-    if (adapter === null) continue;
-    const { vendor, description } = adapter.info;
-    found.set(`${vendor} ${description}`, { vendor, description });
-  }
-  if (found.size > 0) return [...found.values()];
-  return { unavailable: "no adapter: the package webgpu is installed, but no Vulkan, Metal or D3D12 driver answers" };
+/** Asked of a process of its own: drivers print what they like, and one that crashes ends that process alone. */
+function gpuAdapters(): readonly Adapter[] | Unavailable {
+  const script = fileURLToPath(import.meta.resolve("./adapters.js"));
+  const { status, signal, stdout } = spawnSync(process.execPath, [script], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+    timeout: ANSWER_MS,
+  });
+  if (status !== 0) return { unavailable: `a driver failed when it was asked: ${signal ?? `exit code ${status}`}` };
+  const answer: readonly Adapter[] | Unavailable = JSON.parse(stdout);
+  return answer;
 }

@@ -15,7 +15,7 @@ describe("wrong usage ends with exit code 2:", () => {
   test.each([
     [
       ["frobnicate"],
-      'there is no command "frobnicate"; commands are run, eval, inspect, bench, quantize, check, doctor',
+      'there is no command "frobnicate"; commands are run, eval, inspect, bench, tune, quantize, check, explain, fmt, convert, compile, doctor',
     ],
     [["rnu"], 'there is no command "rnu"; did you mean "run"?'],
     [
@@ -75,7 +75,8 @@ describe("wrong usage ends with exit code 2:", () => {
 });
 
 describe("help", () => {
-  test.each(["run", "eval", "inspect", "bench", "tune", "doctor"])("of %s is what the golden file shows", async (name) => {
+  const commands = "run eval inspect bench tune quantize check explain fmt convert compile doctor".split(" ");
+  test.each(commands)("of %s is what the golden file shows", async (name) => {
     const { code, out, err } = lutra([name, "--help", "--nonsense"]);
     expect([code, err]).toEqual([0, ""]);
     await expect(out).toMatchFileSnapshot(`../golden/app/help-${name}.txt`);

@@ -74,6 +74,13 @@ written: F/said/kernel.wgsl, F/said/manifest.json
 `);
 });
 
+test("a result that is rounded after it is summed is said not to be within the bound", () => {
+  const args = ["compile", "--type", "Q4_0", "--out", "E4M3FN", "--n", "4", "--k", "64", "-o", join(folder, "narrow")];
+  expect(lutra(args).out.split("\n")[2]).toMatch(
+    /; error at most \S+ of sum over k of \|a w\|, before the sum goes to E4M3FN: to the nearest, ties to even$/,
+  );
+});
+
 test("--json is the manifest; files of an earlier call are replaced", () => {
   const out = join(folder, "json");
   lutra(["compile", "--type", "Q4_0", "--n", "32", "--k", "64", "-o", out]);
