@@ -19,7 +19,10 @@ for (const name of names) {
     process.exit(1);
   }
   const blocks = Math.ceil(VALUES / type.blockSize);
-  const bytes = Uint8Array.from({ length: blocks * type.blockBytes }, (_, i) => (Math.imul(i, 0x9e3779b1) >>> 21) & 255);
+  const bytes = Uint8Array.from(
+    { length: blocks * type.blockBytes },
+    (_, i) => (Math.imul(i, 0x9e3779b1) >>> 21) & 255,
+  );
   const out = new Float64Array(blocks * type.blockSize);
   decode(type, bytes, out);
   const times = Array.from({ length: ROUNDS }, () => {

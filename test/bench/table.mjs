@@ -27,10 +27,9 @@ const products = [2, 4, 8].flatMap((bits) =>
     ...(bits === 8 ? [] : ["32", "128"].map((batch) => ["gemm", "--bits", bits, "--block", block, "--batch", batch])),
   ]),
 );
-const layers = ["Q4_0", "Q4_K", "Q2_K", "TQ2_0", "TQ1_0", "Q8_0"].map((type) => [
-  "layers",
-  ...["--type", type, "--prompt", "32", "--tokens", "16"],
-]);
+const layers = ["Q4_0", "Q4_K", "Q2_K", "TQ2_0", "TQ1_0", "Q8_0"].map((type) =>
+  `layers --type ${type} --prompt 32 --tokens 16`.split(" "),
+);
 const models = [
   ...(existsSync(findModel(REAL)) ? [[REAL]] : []),
   ["--shape", "135M", "--type", "Q4_0"],
