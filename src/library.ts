@@ -5,7 +5,7 @@
 import { dirname, join } from "node:path";
 
 import { FileError, readLadder, type SourceText, standardTexts } from "./files.ts";
-import { renderDiagnostic } from "./ladder/diagnostic.ts";
+import { didYouMean, renderDiagnostic } from "./ladder/diagnostic.ts";
 import { parse } from "./ladder/grammar.ts";
 import { resolveProgram } from "./ladder/resolve.ts";
 import type { Program, Type } from "./ladder/type.ts";
@@ -18,8 +18,8 @@ export type FoundType =
   | { readonly kind: "carried"; readonly type: Type; readonly texts: ReadonlyMap<string, string> }
   /** The texts are wrong; each diagnostic is several lines for people. */
   | { readonly kind: "rejected"; readonly diagnostics: readonly string[] }
-  /** There are only these. */
-  | { readonly kind: "unknown"; readonly names: readonly string[] };
+  /** The reason says what has that name instead, what may be meant, or which types there are. */
+  | { readonly kind: "unknown"; readonly reason: string };
 
 /** The file whose types most models use alone; resolving it takes a third of the time that all files take. */
 export const COMMON_TYPES = "gguf.ladder";
@@ -54,17 +54,31 @@ export function findType(name: string, path: string | null, standard: Program): 
     const resolution = resolveProgram(texts);
     if (resolution.kind === "rejected")
       return { kind: "rejected", diagnostics: resolution.diagnostics.map((d) => renderDiagnostic(d, texts)) };
-    const { types } = resolution.program;
-    const type = types.get(name);
-    if (type !== undefined) return { kind: "carried", type, texts };
-    return { kind: "unknown", names: [...new Set([...types.keys(), ...standard.types.keys()])] };
+    const type = resolution.program.types.get(name);
+    return type === undefined ? unknown(name, [resolution.program, standard]) : { kind: "carried", type, texts };
   }
   const type = standard.types.get(name);
-  if (type === undefined) return { kind: "unknown", names: [...standard.types.keys()] };
+  if (type === undefined) return unknown(name, [standard]);
   if (type.ids.has("gguf")) return { kind: "standard", type };
   const declaring = library.find((text) => declares(text, name));
-  if (declaring === undefined) return { kind: "unknown", names: [...standard.types.keys()] };
+  if (declaring === undefined) return unknown(name, [standard]);
   return { kind: "carried", type, texts: withImports(declaring, library, null) };
+}
+
+function unknown(name: string, programs: readonly Program[]): FoundType {
+  const quoted = JSON.stringify(name);
+  for (const { elements, tensors } of programs) {
+    if (tensors.has(name))
+      return { kind: "unknown", reason: `${quoted} is a format of whole matrices; models are stored in blocks` };
+    if (elements.has(name))
+      return {
+        kind: "unknown",
+        reason: `${quoted} is an element; models are stored in blocks, or elements of whole bytes`,
+      };
+  }
+  const names = [...new Set(programs.flatMap(({ types }) => [...types.keys()]))];
+  const hint = didYouMean(name, names) ?? `types are ${names.join(", ")}`;
+  return { kind: "unknown", reason: `there is no type ${quoted}; ${hint}` };
 }
 
 function declares({ name: file, text }: SourceText, name: string): boolean {

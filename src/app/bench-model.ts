@@ -136,9 +136,7 @@ function typeOf(name: string, from: string | null, standard: Program): { type: T
   const found = findType(name, from, standard);
   switch (found.kind) {
     case "unknown":
-      throw new UsageError(
-        `--type: there is no type ${JSON.stringify(name)}; ${didYouMean(name, found.names) ?? found.names.join(", ")}`,
-      );
+      throw new UsageError(`--type: ${found.reason}`);
     case "rejected":
       throw new Error(`${from}: lutra check says what is wrong with it: ${found.diagnostics[0]?.split("\n", 1)[0]}`);
     case "carried":

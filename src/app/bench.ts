@@ -6,7 +6,6 @@ import process from "node:process";
 import { Placements } from "../cpu/layout.ts";
 import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
 import { canLookUp, caseOf, type MatrixCase, staticKernel } from "../cpu/tuner.ts";
-import { didYouMean } from "../ladder/diagnostic.ts";
 import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import { benchCompare } from "./bench-compare.ts";
@@ -154,10 +153,7 @@ async function measure(
 function typedCase(name: string, from: string | null, m: number, k: number): MatrixCase {
   const found = findType(name, from, standardProgram());
   if (found.kind === "rejected") throw new UsageError(found.diagnostics.join("\n"));
-  if (found.kind === "unknown") {
-    const near = didYouMean(name, found.names);
-    throw new UsageError(`--type: there is no type ${JSON.stringify(name)}${near === null ? "" : `; ${near}`}`);
-  }
+  if (found.kind === "unknown") throw new UsageError(`--type: ${found.reason}`);
   const { type } = found;
   if (k % type.blockSize !== 0)
     throw new UsageError(`--k: ${k}; a multiple of the block of ${name}, ${type.blockSize}`);

@@ -11,13 +11,12 @@ import { fileURLToPath } from "node:url";
 
 import { createFile, FileError, type FileSink } from "../files.ts";
 import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/compile.ts";
+import { MAX_SIZE } from "../ladder/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
 import { endpointNamed, named, readTexts } from "./program.ts";
 import { bytes, escaped, printJson } from "./terminal.ts";
-
-const MAX_SIZE = 2 ** 24;
 
 const OPTIONS = {
   type: { kind: "text", about: "number type of the weights, such as Q4_0" },
@@ -185,11 +184,13 @@ function summary(
     schedule === null
       ? ""
       : `, that of the plan ${schedule.name} (estimated ${(schedule.time_ns / 1000).toFixed(1)} us); tiles and layout are the kernel's own`;
+  const { relative_error: relative, absolute_error: absolute, absolute_magnitude: size } = guarantee;
+  // Some multiples of the least normal number, by which sums of ordinary size are not told apart, are in the manifest
+  // alone; not so what the operands multiply.
+  const small = size === "1" ? "" : `${absolute.toExponential(1)} (${size}) + `;
   const error =
-    guarantee.relative_error === 0
-      ? "exact"
-      : `error at most ${guarantee.relative_error.toExponential(1)} of ${guarantee.magnitude}`;
-  // The bound is that of the sum; what the result loses on top of it is in no figure.
+    relative === 0 ? "exact" : `error at most ${small}${relative.toExponential(1)} of ${guarantee.magnitude}`;
+  // The bound is that of the sum; what the result loses on top of it stands with its element.
   const stored = out === accumulate ? "" : `, before the sum goes to ${guarantee.out}`;
   const lines = [
     `out(${m},${n}) in ${out} = ${activation}(${m},${k}) . ${weight}(${n},${k})^T, summed in ${accumulate}`,

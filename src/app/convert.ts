@@ -213,10 +213,7 @@ function planOf(
       );
     if (ways.has(from)) throw new UsageError(`--type: ${from} is given twice; once is enough`);
     const found = findType(to, typesFrom, standard);
-    if (found.kind === "unknown") {
-      const hint = didYouMean(to, found.names) ?? `types are ${found.names.join(", ")}`;
-      throw new UsageError(`--type: there is no type ${JSON.stringify(to)}; ${hint}`);
-    }
+    if (found.kind === "unknown") throw new UsageError(`--type: ${found.reason}`);
     if (found.kind === "rejected") return { kind: "refused", diagnostics: [], texts: found.diagnostics };
     if (found.kind === "carried") {
       for (const [file, text] of found.texts) carried.texts.set(file, text);

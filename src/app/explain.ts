@@ -7,6 +7,7 @@ import process from "node:process";
 
 import { conversionGraph } from "../ladder/convert.ts";
 import type { Refutation } from "../ladder/prove.ts";
+import { MAX_SIZE } from "../ladder/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Gemm, RefusedPlan } from "../ladder/route.ts";
 import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule.ts";
@@ -16,8 +17,6 @@ import { command, type Command, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
 import { endpointNamed, named, readTexts } from "./program.ts";
 import { escaped, makeProgress, printJson, table } from "./terminal.ts";
-
-const MAX_SIZE = 2 ** 24;
 
 const OPTIONS = {
   type: { kind: "text", about: "number type of the weights, such as Q4_0 or I2_S.x86_128" },

@@ -6,7 +6,6 @@ import { availableParallelism } from "node:os";
 import process from "node:process";
 
 import { createFile, openFile } from "../files.ts";
-import { didYouMean } from "../ladder/diagnostic.ts";
 import type { Program, Type } from "../ladder/type.ts";
 import { findType, standardProgram } from "../library.ts";
 import { type CarriedTypes, FIRST_CARRIED_ID } from "../model/carried.ts";
@@ -107,10 +106,7 @@ function wantedTypes(values: Values<typeof OPTIONS>, main: string, standard: Pro
     const known = byName.get(name);
     if (known !== undefined) return known;
     const found = findType(name, values["types-from"], standard);
-    if (found.kind === "unknown") {
-      const hint = didYouMean(name, found.names) ?? `types are ${found.names.join(", ")}`;
-      throw new UsageError(`--${option}: there is no type ${JSON.stringify(name)}; ${hint}`);
-    }
+    if (found.kind === "unknown") throw new UsageError(`--${option}: ${found.reason}`);
     if (found.kind === "rejected") {
       process.stderr.write(`${found.diagnostics.join("\n\n")}\n`);
       return null;

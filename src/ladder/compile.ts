@@ -7,8 +7,17 @@ import { conversionGraph } from "./convert.ts";
 import { guaranteeText } from "./emit.ts";
 import { guaranteeOf } from "./emit-guarantee.ts";
 import { endpointName, typeOf } from "./endpoint.ts";
-import type { Kernel, KernelBuffer, Method, Product, Side } from "./kernel.ts";
+import type { Kernel, KernelBuffer, KernelEntry, Method, Product, Side } from "./kernel.ts";
 import { cppKernel } from "./kernel-cpp.ts";
+import {
+  type AbsoluteError,
+  absoluteError,
+  decodedLoss,
+  lookupError,
+  NO_UNDERFLOW,
+  packedLoss,
+  storedText,
+} from "./kernel-error.ts";
 import { type LmmaLowering, lmmaLowering } from "./kernel-lmma.ts";
 import { type Bodies, dotPiece, wgslKernel } from "./kernel-wgsl.ts";
 import { exactSums, integerOperand, type IntegerOperand, type Packing } from "./packing.ts";
@@ -65,7 +74,8 @@ export interface Manifest {
   readonly layouts: Readonly<Partial<Record<"activations" | "weights", Packing>>>;
   /** Workgroups and their lanes, in x, y, z; null where nothing is dispatched. */
   readonly dispatch: Kernel["dispatch"];
-  readonly entry_points: readonly string[];
+  /** The first computes the product. */
+  readonly entry_points: readonly KernelEntry[];
   readonly sizes: {
     readonly activations: number;
     readonly weights: number;
@@ -78,9 +88,11 @@ export interface Manifest {
 
 /**
  * What rounds where. Before the output is rounded to its element it differs from the exact product by at most
- * relative_error * magnitude, as long as nothing overflows and no subnormal is flushed.
+ *   relative_error * magnitude + absolute_error * absolute_magnitude,
+ * as long as nothing overflows, flushed or not; `underflow` says where that ends. `out` says what the rounding to the
+ * element adds: half a unit in its last place, and what becomes of numbers beyond its largest.
  */
-export interface ManifestGuarantee {
+export interface ManifestGuarantee extends AbsoluteError {
   readonly text: string;
   readonly activations: string;
   readonly weights: string;
@@ -243,7 +255,7 @@ function candidates(request: CompileRequest): {
 /** The method with its operands, or why it cannot be taken. */
 function methodOf(
   name: MethodName,
-  { accumulate, out, target }: CompileRequest,
+  { accumulate, target }: CompileRequest,
   a: Side,
   w: Side,
 ): Method | { readonly reason: string } {
@@ -288,7 +300,7 @@ function methodOf(
   if (accumulate.name === "F16") return { reason: "the method dot sums in I32 or F32; decode sums in F16 too" };
   if (!isWhole) return { kind: "dot", a: other, w: codes };
   const scaled = [a, w].find((_, s) => !isPlain([other, codes][s]!));
-  if (out.kind === "int" && scaled !== undefined)
+  if (scaled !== undefined)
     return {
       reason: `the scales of ${scaled.type.name} are no part of a sum in I32; ${instead}, whose pieces are summed in I32 all the same`,
     };
@@ -320,72 +332,90 @@ function capacityReason({ buffers }: Kernel, { device, n }: CompileRequest, targ
 
 // --- what is promised -----------------------------------------------------------------------------------------------
 
-function promiseOf({ a, w, k, accumulate, out, method }: Product): ManifestGuarantee & { readonly own: number } {
-  const side = ({ type }: Side): { readonly text: string; readonly roundings: number } => {
+/** What is promised before the kernel is known, whose additions come on top of `own` roundings. */
+type Promised = ManifestGuarantee & { readonly own: number };
+
+function promiseOf({ a, w, k, accumulate, out, method }: Product): Promised {
+  const decoded = ({ type }: Side, size: string) => {
     const guarantee = guaranteeOf(type, "f32");
-    return { text: `${type.name}: ${guaranteeText(guarantee)}`, roundings: guarantee.roundings };
+    const text = `${type.name}: ${guaranteeText(guarantee)}`;
+    return { text, roundings: guarantee.roundings, loss: decodedLoss(type, guarantee.subnormals, size) };
   };
-  const packed = (
-    { type }: Side,
-    { group, least, most }: IntegerOperand,
-  ): { readonly text: string; readonly roundings: number } => ({
-    text: `${type.name}: integer codes ${least} to ${most}, exact; ${group === null ? "a constant scale" : `scales of ${group} values, the nearest f32`}`,
-    roundings: 1,
-  });
+  const packed = ({ type }: Side, operand: IntegerOperand, size: string) => {
+    const { group, least, most } = operand;
+    const scales = group === null ? "a constant scale" : `scales of ${group} values, the nearest f32`;
+    const text = `${type.name}: integer codes ${least} to ${most}, exact; ${scales}`;
+    return { text, loss: packedLoss(operand, size) };
+  };
   const { name } = accumulate;
+  const shared = { relative_error: 0, out: storedText(out, accumulate) };
   const unit = ROUNDOFF[name] ?? 0;
-  const outText = out.name === name ? `${out.name}: as it is summed` : `${out.name}: to the nearest, ties to even`;
-  const shared = { unit_roundoff: unit, relative_error: 0, out: outText };
   switch (method.kind) {
     case "decode": {
-      const [left, right] = [side(a), side(w)];
+      const [left, right] = [decoded(a, "|a|"), decoded(w, "|w|")];
       const convert = name === "F16" ? 2 : 0;
       const own = left.roundings + right.roundings + convert + 1;
-      const text = `values are decoded to f32${convert > 0 ? ", rounded to f16" : ""}, and multiplied and summed in ${name}`;
       const several = [a, w].some(({ type }) => guaranteeOf(type, "f32").kind === "rounded");
       const parts = several ? ", of a value that is rounded several times the sizes of its parts" : "";
       return {
         ...shared,
-        text,
+        // A product and an addition.
+        ...absoluteError(k, 2, name, left.loss, right.loss),
+        text: `values are decoded to f32${convert > 0 ? ", rounded to f16" : ""}, and multiplied and summed in ${name}`,
         activations: left.text,
         weights: right.text,
+        unit_roundoff: unit,
         roundings: own,
         own,
         magnitude: `sum over k of |a w|${parts}`,
       };
     }
     case "dot": {
-      const [left, right] = [packed(a, method.a), packed(w, method.w)];
-      if (accumulate.kind === "int" && out.kind === "int")
+      const [aSize, wSize] = ["(|s_a q_a| + |o_a|)", "(|s_w q_w| + |o_w|)"];
+      const [left, right] = [packed(a, method.a, aSize), packed(w, method.w, wSize)];
+      const sides = { activations: left.text, weights: right.text };
+      if (accumulate.kind === "int" && out.kind === "int") {
+        const text = `exact: integer codes are multiplied and summed in I32, which holds all ${k} products`;
         return {
           ...shared,
-          text: `exact: integer codes are multiplied and summed in I32, which holds all ${k} products`,
-          activations: left.text,
-          weights: right.text,
+          ...NO_UNDERFLOW,
+          ...sides,
+          text,
+          unit_roundoff: unit,
           roundings: 0,
           own: 0,
           magnitude: "0",
         };
+      }
       const own = 4;
-      const text = `integer codes are multiplied and summed in I32, exactly, as far as scales are the same; sums are scaled and added in F32`;
-      const magnitude = "sum over k of (|s_a q_a| + |o_a|) (|s_w q_w| + |o_w|)";
       return {
         ...shared,
+        // A whole number times a scale is small only where the scale is, which is counted with the operand. There are
+        // four such terms at most, with a product and an addition each, and a piece may be of one value.
+        ...absoluteError(k, 8, "F32", left.loss, right.loss),
+        ...sides,
+        text: "integer codes are multiplied and summed in I32, exactly, as far as scales are the same; sums are scaled and added in F32",
         unit_roundoff: 2 ** -24,
-        text,
-        activations: left.text,
-        weights: right.text,
         roundings: own,
         own,
-        magnitude,
+        magnitude: `sum over k of ${aSize} ${wSize}`,
       };
     }
     case "lookup": {
-      const [left, right] = [side(a), packed(w, method.w)];
+      const size = `(${2 ** method.w.bits - 1} |s_w| + |o_w|)`;
+      const [left, right] = [decoded(a, "|a|"), packed(w, method.w, size)];
       const own = left.roundings + 2;
-      const text = `sums of 4 activations are looked up in F32 by bits of the weights, and added and scaled in F32`;
-      const magnitude = `sum over k of |a| (${2 ** method.w.bits - 1} |s_w| + |o_w|)`;
-      return { ...shared, text, activations: left.text, weights: right.text, roundings: own, own, magnitude };
+      return {
+        ...shared,
+        ...lookupError(k, name, left.loss, right.loss),
+        text: "sums of 4 activations are looked up in F32 by bits of the weights, and added and scaled in F32",
+        activations: left.text,
+        weights: right.text,
+        unit_roundoff: unit,
+        roundings: own,
+        own,
+        magnitude: `sum over k of |a| ${size}`,
+      };
     }
   }
 }
@@ -413,6 +443,7 @@ function manifestOf(
   plan: Manifest["schedule"],
 ): Manifest {
   const { m, n, k, method } = product;
+  const underflow = [guarantee.underflow, ...kernel.exceptions].join("; ");
   const isExact = guarantee.magnitude === "0";
   const roundings = isExact ? 0 : own + kernel.additions;
   const error = roundings * guarantee.unit_roundoff;
@@ -436,7 +467,12 @@ function manifestOf(
     method: method.kind,
     schedule: plan,
     // Higham, Accuracy and Stability of Numerical Algorithms, 3.1: r roundings are a factor within 1 +- r u / (1 - r u).
-    guarantee: { ...guarantee, roundings, relative_error: error < 1 ? error / (1 - error) : Number.MAX_VALUE },
+    guarantee: {
+      ...guarantee,
+      underflow,
+      roundings,
+      relative_error: error < 1 ? error / (1 - error) : Number.MAX_VALUE,
+    },
     exact_sums: method.kind === "dot" ? exactSums(method.a, method.w) : null,
     buffers: kernel.buffers,
     layouts: kernel.packings,

@@ -1,5 +1,6 @@
 // Numbers to codes: the code of an element whose value is nearest to a number, ties to the even code.
-// Beyond the largest number an element saturates or goes to its infinity or NaN, as its declaration says.
+// Beyond the largest number an element saturates or goes to its infinity or NaN, as its declaration says. What is
+// below the least of an element without a sign is not too large, and goes to the least.
 // Not here: how a quantiser chooses scales (model/quantize.ts).
 
 import { add, elementValue, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "./exact.ts";
@@ -39,20 +40,25 @@ function encodeInteger({ name, bits, flip, zero }: IntElement, x: Exact): bigint
   const most = 2n ** BigInt(bits) - 1n + least;
   let value = x.negative ? least : most;
   if (x.kind === "finite") {
-    const nearest = roundInteger(x.negative ? -x.significand : x.significand, x.exponent);
+    // Where zero is odd, the odd codes are those of the even numbers.
+    const odd = BigInt(((zero ^ flip) & 1) ^ 1);
+    const nearest = roundInteger(x.negative ? -x.significand : x.significand, x.exponent, odd);
     value = nearest < least ? least : nearest > most ? most : nearest;
   }
   return (value + BigInt(zero)) ^ BigInt(flip);
 }
 
-/** significand * 2^exponent to the nearest whole number, ties to even. */
-function roundInteger(significand: bigint, exponent: number): bigint {
+/**
+ * significand * 2^exponent to the nearest whole number.
+ * @param odd the last bit of the whole numbers whose codes are odd, to which no tie goes
+ */
+function roundInteger(significand: bigint, exponent: number, odd: bigint): bigint {
   if (exponent >= 0) return significand << BigInt(Math.min(exponent, 4096));
   const drop = BigInt(-exponent);
   const kept = significand >> drop;
   const twice = (significand - (kept << drop)) * 2n;
   const one = 1n << drop;
-  return twice > one || (twice === one && (kept & 1n) === 1n) ? kept + 1n : kept;
+  return twice > one || (twice === one && (kept & 1n) === odd) ? kept + 1n : kept;
 }
 
 /** A float too wide to list, with subnormals: the fields of an IEEE number follow each other, so a carry is right. */
@@ -72,12 +78,12 @@ function encodeFloat({ name, exponent, mantissa, bias, special, sign, overflow }
     const size = x.significand === 0n ? Number.NEGATIVE_INFINITY : x.significand.toString(2).length + x.exponent;
     const power = Math.max(size - 1 + bias, 1);
     // In units of the last place of this size; a subnormal has no leading one to take away.
-    const scaled = roundInteger(x.significand, x.exponent - (power - bias - mantissa));
+    const scaled = roundInteger(x.significand, x.exponent - (power - bias - mantissa), 1n);
     code = (BigInt(power - 1) << BigInt(mantissa)) + scaled;
   }
   if (code >= end) {
-    if (overflow === "nan") return nan;
     const isInfinite = overflow === "infinity" || (x.kind === "infinite" && special === "ieee");
+    if (overflow === "nan" && !isInfinite) return nan;
     code = isInfinite ? end : end - 1n;
   }
   // The code of -0 is NaN where special is fnuz.
@@ -132,6 +138,8 @@ function encodeListed(element: Element, double: number, x: Exact | null): number
   const negative = double < 0 || Object.is(double, -0);
   const isZero = x === null ? double === 0 : x.kind === "finite" && x.significand === 0n;
   if (isZero && negative && minusZero !== null) return minusZero;
+  // A negative number that goes to zero goes to -0.
+  const codeAt = (at: number): number => (values[at] === 0 && negative && minusZero !== null ? minusZero : codes[at]!);
   const last = values.length - 1;
   // The first value that is at least x.
   let low = 0;
@@ -145,17 +153,20 @@ function encodeListed(element: Element, double: number, x: Exact | null): number
   if (low > 0 && low <= last) {
     const side = sideOf(element, listing, low, double, x);
     const nearest = side < 0 || (side === 0 && codes[low - 1]! % 2 === 0) ? low - 1 : low;
-    // A negative number that goes to zero goes to -0.
-    return values[nearest] === 0 && negative && minusZero !== null ? minusZero : codes[nearest]!;
+    return codeAt(nearest);
   }
   const infinite = negative ? infinities.minus : infinities.plus;
   const isInfinite = x === null ? !Number.isFinite(double) : x.kind === "infinite";
   if (isInfinite && infinite !== null) return infinite;
   const end = low === 0 ? 0 : last;
-  const overflow = element.kind === "float" ? element.overflow : "saturate";
-  if (overflow === "saturate" || !(isInfinite || isBeyond(listing, end, double, x))) return codes[end]!;
-  if (overflow === "nan") return nan ?? codes[end]!;
-  return infinite ?? codes[end]!;
+  const overflow = overflowAt(element, low === 0);
+  if (overflow === "saturate" || !(isInfinite || isBeyond(listing, end, double, x))) return codeAt(end);
+  return (overflow === "nan" ? nan : infinite) ?? codeAt(end);
+}
+
+/** What becomes of a number beyond the largest or, where `below`, the least; below a float without a sign it saturates. */
+function overflowAt(element: Element, below: boolean): FloatElement["overflow"] {
+  return element.kind !== "float" || (below && element.sign !== "yes") ? "saturate" : element.overflow;
 }
 
 /** Below 0 where x is nearer to values[at - 1], above 0 where it is nearer to values[at], 0 in the middle. */

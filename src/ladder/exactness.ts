@@ -273,7 +273,8 @@ function shortFirst(leaves: readonly Leaf[]): readonly number[] {
 /** Whether the target has the number, for numbers that are exact in doubles. */
 function doubleTest(target: Target): (x: number) => boolean {
   const { element, limits, precision } = target;
-  if (elementKey(element) === elementKey(DOUBLE.element)) return () => true;
+  if (elementKey(element) === elementKey(DOUBLE.element))
+    return limits?.special.nan ? () => true : (x) => !Number.isNaN(x);
   if (element.kind === "int" && element.bits <= 32) {
     const { bits, zero } = element;
     return (x) => Number.isInteger(x) && !Object.is(x, -0) && x >= -zero && x < 2 ** bits - zero;

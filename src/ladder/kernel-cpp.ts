@@ -5,7 +5,7 @@
 // the CPU backend's own kernels (src/cpu/native), which are written for each machine by hand.
 
 import { emit } from "./emit.ts";
-import type { Kernel, KernelBuffer, Product, Side } from "./kernel.ts";
+import type { Kernel, KernelBuffer, KernelEntry, Product, Side } from "./kernel.ts";
 import { limitsOf } from "./kernel-wgsl.ts";
 import type { Run } from "./layout.ts";
 import { type IntegerOperand, type Packing, packingOf, pieceOf } from "./packing.ts";
@@ -58,7 +58,16 @@ export function cppKernel(
   const parts = [...head, ...storing(out)];
   const done = (more: Pick<Kernel, "entries" | "buffers" | "packings" | "additions" | "scratch">): Kernel => {
     const text = `${parts.join("\n")}\n`.replaceAll("KERNEL", name);
-    return { kind: "kernel", file: "kernel.cpp", text, dispatch: null, ...more };
+    return { kind: "kernel", file: "kernel.cpp", text, dispatch: null, exceptions: [], ...more };
+  };
+
+  const bytesOf = (of: string) => ({ name: of, type: "const uint8_t*" });
+  const outType = out.kind !== "float" ? "int32_t" : out.bits === 32 ? "float" : `uint${out.bits}_t`;
+  const rows = ["first", "last"].map((of) => ({ name: of, type: "size_t" }));
+  const entry: KernelEntry = {
+    name,
+    role: "kernel",
+    arguments: [bytesOf("a"), bytesOf("w"), { name: "out", type: `${outType}*` }, ...rows],
   };
 
   if (method.kind === "dot") {
@@ -77,7 +86,10 @@ export function cppKernel(
     });
     const own = partSizes(packings.activations);
     return done({
-      entries: [name, `${name}_pack`],
+      entries: [
+        entry,
+        { name: `${name}_pack`, role: "pack", arguments: [bytesOf("w"), { name: "packed", type: "uint8_t*" }] },
+      ],
       buffers: [fileBuffer(0, "activations", a), packed, outBuffer],
       packings: { weights: packings.weights },
       additions: k / piece + 3,
@@ -110,8 +122,13 @@ export function cppKernel(
   const weights = isMatrix
     ? buffer(1, "w", "weights", 4 * n * k, { kind: "rows", element: "F32", row_bytes: 4 * k })
     : fileBuffer(1, "weights", w);
+  const load = {
+    name: `${name}_load`,
+    role: "load",
+    arguments: [bytesOf("w"), { name: "values", type: "float*" }],
+  } as const;
   return done({
-    entries: isMatrix ? [name, `${name}_load`] : [name],
+    entries: isMatrix ? [entry, load] : [entry],
     buffers: [fileBuffer(0, "activations", a), weights, outBuffer],
     packings: {},
     // Each lane adds its share of every chunk, a tree joins the lanes, what is left is added one by one.
@@ -198,10 +215,11 @@ function scaledFunction(accumulate: Element, a: IntegerOperand, w: IntegerOperan
   }
   return `${consts}
 ${head}
-  float sum = (float)products * (a_scale * w_scale);
-  if (W_OFFSET) sum += (float)a_sum * (a_scale * w_offset);
-  if (A_OFFSET) sum += (float)w_sum * (a_offset * w_scale);
-  if (A_OFFSET && W_OFFSET) sum += (float)PIECE * (a_offset * w_offset);
+  // A whole number times a scale is no smaller than the scale: only the last product of each term may underflow.
+  float sum = (float)products * a_scale * w_scale;
+  if (W_OFFSET) sum += (float)a_sum * a_scale * w_offset;
+  if (A_OFFSET) sum += (float)w_sum * w_scale * a_offset;
+  if (A_OFFSET && W_OFFSET) sum += (float)PIECE * a_offset * w_offset;
   return sum;
 }`;
 }
@@ -224,7 +242,8 @@ function storing(out: Element): readonly string[] {
 
 const ROUND = `
 // To the nearest code, ties to even; codes from OUT_END on are no finite numbers.
-static inline Out stored(Sum x) {
+static inline Out stored(Sum sum) {
+  const float x = (float)sum;
   uint32_t word;
   std::memcpy(&word, &x, sizeof word);
   const uint32_t size = word & 0x7fffffffu, sign = (word >> 31) << (OUT_BITS - 1);

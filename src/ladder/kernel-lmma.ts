@@ -1,14 +1,5 @@
 // A matrix product for a machine of LMMA instructions (LUT Tensor Core, ISCA'25): no text, but all that such a machine
-// needs to run it. JSON, in the manifest under `lmma`:
-//   tile {m, n, k}, k activations to a table; tiles, how many along each; padded, the sizes that they cover;
-//   segment: values of k that are summed before they are scaled, those with the same scales on both sides;
-//   counts {tables, instructions, passes}: a table for each row of a and k activations, made once and shared by all n; an
-//     instruction for each tile and bit plane; passes over a tile are the planes;
-//   table {entries, element}: of the 2^k sums +-a0 +-a1 ... the half that is kept, the other is its negative;
-//   weights {low, high, planes, step, shift, least, most, group, scale, offset}: v from low to high is stored,
-//     q = step * v - shift = sum over planes of 2^p * (2 bit_p - 1), w = scale * q + offset, group values alike (null: all);
-//   activations: {kind: "integers"}, with the same fields, or {kind: "float", element, guarantee}: what they become first;
-//   outside: what the machine leaves to its surroundings, in order, each with what it rounds.
+// needs to run it. JSON, in the manifest under `lmma`; each field is described at LmmaLowering.
 // Beside it `layouts` says how a file's bytes become planes of weights, and bytes of activations that are integers, but for
 // formats of whole matrices, whose codes are taken out before.
 // Not here: the instructions and their semantics (src/lutcore), areas and energies (sim/).
@@ -17,12 +8,16 @@ import type { CompileRequest, Manifest, ManifestGuarantee } from "./compile.ts";
 import { gcd } from "./divisor.ts";
 import { endpointName, typeOf } from "./endpoint.ts";
 import { exactSums, integerOperand, type IntegerOperand, type Packing, packingOf } from "./packing.ts";
+import { absoluteError, lookupError, NO_UNDERFLOW, packedLoss } from "./kernel-error.ts";
 import { proofOf, structureProof } from "./rests.ts";
 import type { Element, Endpoint, Multiply } from "./type.ts";
 
 type Terms = Packing["scale"];
 
-/** Of one side; see the head of this file. */
+/**
+ * Of one side: v from low to high is stored; q = step * v - shift, from least to most, is multiplied, of weights as the
+ * sum over planes of 2^p * (2 bit_p - 1); the value is scale * q + offset, `group` values having the same (null: all).
+ */
 export interface LmmaIntegers {
   readonly low: number;
   readonly high: number;
@@ -37,18 +32,29 @@ export interface LmmaIntegers {
 }
 
 export interface LmmaLowering {
+  /** k activations to a table. */
   readonly tile: { readonly m: number; readonly n: number; readonly k: number };
+  /** How many along each. */
   readonly tiles: { readonly m: number; readonly n: number; readonly k: number };
+  /** The sizes that they cover. */
   readonly padded: { readonly m: number; readonly n: number; readonly k: number };
+  /** Values of k that are summed before they are scaled, those with the same scales on both sides. */
   readonly segment: number;
+  /**
+   * A table for each row of a and k activations, made once and shared by all n; an instruction for each tile and bit
+   * plane; passes over a tile are the planes.
+   */
   readonly counts: { readonly tables: number; readonly instructions: number; readonly passes: number };
+  /** Of the 2^k sums +-a0 +-a1 ... the half that is kept; the other is its negative. */
   readonly table: { readonly entries: number; readonly element: string };
   readonly accumulate: string;
   readonly weights: LmmaIntegers;
+  /** What they become first. */
   readonly activations:
     | ({ readonly kind: "integers" } & Omit<LmmaIntegers, "planes">)
     | { readonly kind: "float"; readonly element: string; readonly guarantee: "value" | "rounded" };
   readonly exact_sums: { readonly i32: number; readonly f32: number } | null;
+  /** What the machine leaves to its surroundings, in order, each with what it rounds. */
   readonly outside: readonly string[];
 }
 
@@ -60,6 +66,8 @@ interface Lowered {
 }
 
 const WORD = 4;
+/** Sizes of values of both sides, as the formulas of a bound name them. */
+const INTEGERS = { a: "(|s_a q_a| + |o_a|)", w: "(|s_w q_w| + |o_w|)" };
 /** A format of whole matrices is looked at in its smallest shape, if that is no more than a kernel's tile. */
 const MAX_VALUES = 4096;
 
@@ -114,6 +122,14 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
     outside,
   };
   const kept = integersText(w);
+  const planesSize = `(${2 ** w.bits - 1} |s_w| + |o_w|)`;
+  // Activations of the machine are off by what is flushed in its element, and not as their file has them.
+  const absolute =
+    unit === 0
+      ? NO_UNDERFLOW
+      : isWhole && !("reason" in integers)
+        ? absoluteError(k, 8, "F32", packedLoss(integers, INTEGERS.a), packedLoss(w, INTEGERS.w))
+        : lookupError(k, multiply.accumulate.name, { off: 2 ** -126, size: "|a|" }, packedLoss(w, planesSize));
   return {
     lowering,
     layouts,
@@ -129,9 +145,8 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
       roundings: unit === 0 ? 0 : own,
       unit_roundoff: unit,
       relative_error: error / (1 - error),
-      magnitude: isWhole
-        ? "sum over k of (|s_a q_a| + |o_a|) (|s_w q_w| + |o_w|)"
-        : `sum over k of |a| (${2 ** w.bits - 1} |s_w| + |o_w|)`,
+      magnitude: isWhole ? `sum over k of ${INTEGERS.a} ${INTEGERS.w}` : `sum over k of |a| ${planesSize}`,
+      ...absolute,
       out: `${out.name}: applied outside of the machine`,
     },
   };

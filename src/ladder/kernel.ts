@@ -50,17 +50,27 @@ export interface KernelBuffer {
     | { readonly kind: "rows"; readonly element: string; readonly row_bytes: number };
 }
 
+/** A function that a caller may call. pack and load turn weights as a file has them into what the kernel reads. */
+export interface KernelEntry {
+  readonly name: string;
+  readonly role: "kernel" | "pack" | "load";
+  /** In order; none of WGSL, which is handed buffers. */
+  readonly arguments: readonly { readonly name: string; readonly type: string }[];
+}
+
 export interface Kernel {
   readonly kind: "kernel";
   readonly file: string;
   readonly text: string;
-  /** Functions that a caller may call; the first computes the product. */
-  readonly entries: readonly string[];
+  /** The first computes the product. */
+  readonly entries: readonly KernelEntry[];
   readonly buffers: readonly KernelBuffer[];
   readonly packings: Readonly<Partial<Record<"activations" | "weights", Packing>>>;
   readonly dispatch: { readonly workgroup: readonly number[]; readonly counts: readonly number[] } | null;
   /** Additions that a product goes through on its way to the output, at most; each may round. */
   readonly additions: number;
+  /** Operands that the bound does not hold for on some machines, and why. */
+  readonly exceptions: readonly string[];
   /** Bytes that one call takes for itself. */
   readonly scratch: number;
 }

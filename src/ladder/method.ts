@@ -17,8 +17,8 @@ import type { Work } from "./work.ts";
 
 /** Activations are rounded with one scale for so many, or for a group of weights where that is longer. */
 const MIN_ROUNDED_GROUP = 32;
-/** Sizes beyond those of any matrix. */
-const MAX_SIZE = 2 ** 24;
+/** Of m, n and k: beyond those of any matrix. */
+export const MAX_SIZE: number = 2 ** 24;
 /** Tiles are sought in all nearer memories together. */
 const MAX_MEMORIES = 4;
 const FLOAT_OPERATION: Work = { lanes: "float", bits: 32, count: 1 };

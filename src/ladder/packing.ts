@@ -32,7 +32,11 @@ export interface IntegerOperand {
   readonly offset: readonly LoweredTerm[];
 }
 
-/** How bytes as a file has them become the buffers of a kernel. Plain JSON: a number that it lacks is a text. */
+/**
+ * How bytes as a file has them become the buffers of a kernel: codes, then scales, then offsets, in buffers of their own
+ * (WGSL) or one behind the other (C++). The bytes of codes are rounded up to a multiple of 4, with zeros. Plain JSON: a
+ * number that it lacks is a text. dsl/README.md, "The manifest", says the same to those who carry it out.
+ */
 export interface Packing {
   readonly rows: number;
   readonly columns: number;
@@ -42,7 +46,7 @@ export interface Packing {
   /**
    * v = map[c xor flip], or c xor flip where there is no map; c of value i of a block has, for each run with
    * first <= i < first + count, the `width` bits from bit `bit` + (i - first) * `step` of the block at bit `shift`.
-   * Bit b of a block is bit b mod 8 of byte b div 8.
+   * Bit b of a block is bit b mod 8 of byte b div 8. `bits` is the width of c.
    */
   readonly codes: MappedCodes;
   /** u = (times * v - subtract) mod 2^width is stored. */
@@ -57,7 +61,10 @@ export interface Packing {
   readonly parts: readonly { readonly shift: number; readonly width: number; readonly bits: readonly number[] }[];
   /** Values with the same scale and offset; the buffers have one f32 for each, row by row. Null: they are constants. */
   readonly group_values: number | null;
-  /** The sum of its terms, in doubles, then the nearest f32. */
+  /**
+   * The sum of its terms, in doubles, then the nearest f32, little-endian. A term of group g of a block is constant times
+   * the fields, floats of the format from that byte of the block on, times (code g - bias), codes being read as above.
+   */
   readonly scale: readonly LoweredTerm[];
   readonly offset: readonly LoweredTerm[];
 }

@@ -11,11 +11,10 @@ import { type Integers, provedStructure } from "./equation.ts";
 import { endpointName, sourceOf, typeOf } from "./endpoint.ts";
 import { decide, exactCodes, exactRun, firstDifference, isExact, type Source, type Witness } from "./exactness.ts";
 import { indexAt } from "./expr.ts";
-import { elementKey } from "./form.ts";
-
+import { choicesOf, elementKey } from "./form.ts";
 import { nearestOf } from "./rounding.ts";
 import type { Claim, Element, Endpoint, IntElement, Program, Restriction } from "./type.ts";
-import { DOUBLE, showExact, targetOf } from "./window.ts";
+import { DOUBLE, leafWindow, NUMBERS, showExact, targetOf } from "./window.ts";
 
 /** The most products of int8 activations and integer weights that are summed without rounding or overflow. */
 export interface Accumulation {
@@ -316,27 +315,65 @@ export function longestSums(low: number, high: number): Accumulation {
 
 // --- rounded --------------------------------------------------------------------------------------------------------
 
-function proveRounded({ from, to, domain, by }: Claim): Outcome {
+function proveRounded(claim: Claim): Outcome {
+  const { from, to, domain, by } = claim;
   if (to.kind !== "element") return mixed(from, to);
   const source = sourceOf(from);
   if (source === null) return formless(from);
-  let before = "";
-  let element = from.kind === "element" ? from.element : DOUBLE.element;
-  if (from.kind !== "element" || (element.kind !== "float" && element.bits > 16)) {
-    const decision = decide(source, DOUBLE, domain);
-    if (decision.kind !== "exact") {
-      const reason = `a value of ${source.name} may have more bits than a double, and would be rounded twice`;
-      return { kind: "undecided", reason, witness: decision.kind === "lost" ? decision.witness : null };
-    }
-    before = `every value is a double (${decision.method}), and is rounded once: `;
-    element = DOUBLE.element;
-  }
+  if (from.kind !== "element" || (from.element.kind === "int" && from.element.bits > 16))
+    return roundedOnce(source, to.element, domain);
   const codeOf = by === null ? null : (code: number): number => indexAt(by, code);
-  const found = nearestOf(element, to.element, codeOf, from.kind === "element" ? domain : []);
-  if (found.kind === "nearest") return { kind: "proved", method: `${before}${found.method}` };
+  const found = nearestOf(from.element, to.element, codeOf, domain);
+  if (found.kind === "nearest") return { kind: "proved", method: found.method };
   if (found.kind === "open") return { kind: "undecided", reason: found.reason };
-  const reason = `not every number of ${source.name} goes to the nearest of ${to.element.name}`;
-  return { kind: "refuted", reason, witness: found.witness };
+  return { kind: "refuted", reason: notNearest(source, to.element), witness: found.witness };
+}
+
+function notNearest({ name }: Source, to: Element): string {
+  return `not every number of ${name} goes to the nearest of ${to.name}`;
+}
+
+/** A source whose values are doubles in its domain: what holds of all doubles holds of them, and NaN may not arise. */
+function roundedOnce(source: Source, to: Element, domain: readonly Restriction[]): Outcome {
+  const doubles = decide(source, DOUBLE, domain);
+  if (doubles.kind !== "exact") {
+    const reason = `a value of ${source.name} may have more bits than a double, and would be rounded twice`;
+    return { kind: "undecided", reason, witness: doubles.kind === "lost" ? doubles.witness : null };
+  }
+  const before = `every value is a double (${doubles.method}), and is rounded once`;
+  const found = nearestOf(DOUBLE.element, to, null, []);
+  if (found.kind === "nearest") return { kind: "proved", method: `${before}: ${found.method}` };
+  if (found.kind === "open") return { kind: "undecided", reason: found.reason };
+  if (found.kind === "wrong") {
+    // Whether the source has this very double is not known.
+    const reason = `the double ${showExact(found.witness.value)} does not go to the nearest of ${to.name}`;
+    return { kind: "undecided", reason };
+  }
+  const numbers = decide(source, NUMBERS, domain);
+  if (numbers.kind === "exact") return { kind: "proved", method: `${before}, and none is NaN: ${found.method}` };
+  const suggestion = finiteFields(source, domain);
+  if (numbers.kind === "open") {
+    const reason = `a value of ${source.name} may be NaN, and ${to.name} has none`;
+    return { kind: "undecided", reason, suggestion };
+  }
+  const witness = { ...numbers.witness, instead: null };
+  return { kind: "refuted", reason: notNearest(source, to), witness, suggestion };
+}
+
+/** The domain in which all that is stored is finite, as a suggestion; null where NaN may arise in that too. */
+function finiteFields(source: Source, domain: readonly Restriction[]): string | null {
+  const special = source.forms
+    .flatMap(({ leaves }) => leaves)
+    .filter((leaf) => {
+      const { nan, infinite } = leafWindow(leaf, choicesOf(leaf, domain), domain);
+      return leaf.field !== null && (nan || infinite);
+    });
+  const finite = [...new Set(special.map(({ field }) => field))].map((field): Restriction => ({
+    kind: "finite",
+    field,
+  }));
+  if (finite.length === 0 || !isExact(source, NUMBERS, [...domain, ...finite])) return null;
+  return `add when ${finite.map(({ field }) => `${field} finite`).join(" and ")}`;
 }
 
 // --- proof ids ------------------------------------------------------------------------------------------------------

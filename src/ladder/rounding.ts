@@ -12,6 +12,8 @@ import type { Element, Restriction } from "./type.ts";
 
 export type Rounding =
   | { readonly kind: "nearest"; readonly method: string }
+  /** All numbers and infinities of a wide source go to the nearest, and NaN alone has none to go to. */
+  | { readonly kind: "no-nan"; readonly method: string; readonly witness: Witness }
   | { readonly kind: "wrong"; readonly witness: Witness }
   | { readonly kind: "open"; readonly reason: string };
 
@@ -96,6 +98,7 @@ function compared(
     };
   let tried = 0;
   let before: number | null = null;
+  let lost: Witness | null = null;
   for (const x of edges(view, scale)) {
     if (before !== null && Object.is(x, before)) continue;
     const isNew = x !== before;
@@ -104,10 +107,12 @@ function compared(
     // 0 and -0 are compared both, and counted as one number.
     if (isNew) tried++;
     const witness = compare(x, () => view.code(x));
-    if (witness !== null) return { kind: "wrong", witness };
+    if (witness !== null && !Number.isNaN(x)) return { kind: "wrong", witness };
+    lost ??= witness;
   }
   const argued = "between two of them rounding is monotone, with the same number at both ends";
-  return { kind: "nearest", method: `${tried} numbers at and next to every boundary compared; ${argued}` };
+  const method = `${tried} numbers at and next to every boundary compared; ${argued}`;
+  return lost === null ? { kind: "nearest", method } : { kind: "no-nan", method, witness: lost };
 }
 
 /** The numbers of a wide float as the machine has them. */
@@ -218,8 +223,9 @@ function scaleOf(element: Element): Scale | null {
 
 function sortedScale(element: Element): Scale | null {
   const numbers = numbersOf(element);
+  const hasZero = numbers.some((x) => Object.is(x, 0));
   const order = Array.from(numbers.keys())
-    .filter((code) => Number.isFinite(numbers[code]!) && !Object.is(numbers[code], -0))
+    .filter((code) => Number.isFinite(numbers[code]!) && !(hasZero && Object.is(numbers[code], -0)))
     .toSorted((a, b) => numbers[a]! - numbers[b]! || a - b)
     .filter((code, k, list) => k === 0 || numbers[code] !== numbers[list[k - 1]!]);
   const values = Float64Array.from(order, (code) => numbers[code]!);
@@ -247,12 +253,17 @@ function boundaryOf(element: Element, low: number, high: number, code: number): 
 function expected(x: number, element: Element, { values, codes, boundaries, special }: Scale): number | null {
   const hasNumber = (wanted: number): boolean => special.some((y) => Object.is(y, wanted));
   if (Number.isNaN(x)) return hasNumber(Number.NaN) ? Number.NaN : null;
+  if (!Number.isFinite(x) && hasNumber(x)) return x;
   const last = values.length - 1;
   const overflow = element.kind === "float" ? element.overflow : "saturate";
+  // What is below the least of a float without a sign is not too large for it.
+  const isSigned = element.kind === "float" && element.sign === "yes";
   const beyond =
-    x > 0
+    x > values[last]!
       ? overflowsAt(values[last]!, values[last - 1], codes[last]!, x)
-      : overflowsAt(-values[0]!, -values[1]!, codes[0]!, -x);
+      : x < values[0]! &&
+        isSigned &&
+        overflowsAt(-values[0]!, values[1] === undefined ? undefined : -values[1], codes[0]!, -x);
   if (beyond && overflow !== "saturate") {
     const far = overflow === "nan" ? Number.NaN : x > 0 ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY;
     if (hasNumber(far)) return far;

@@ -103,6 +103,7 @@ export function leafWindow(leaf: Leaf, choices: Choices, domain: readonly Restri
   }
   if (element.kind !== "float")
     throw new Error(`${element.name} has ${element.bits} bits, and only numbers go beyond 16`);
+  // A float of more than 16 bits has subnormals and a sign that counts (element.ts), so that its numbers are regular.
   const { low, most, special, signed } = floatLimits(element);
   const odd = (1n << BigInt(element.mantissa + 1)) - 1n;
   return {
@@ -334,6 +335,12 @@ export const DOUBLE: Target = targetOf({
   subnormals: "yes",
   overflow: "infinity",
 })!;
+
+/** What an element without NaN can be given: every double but NaN, the infinities with them. */
+export const NUMBERS: Target = {
+  ...DOUBLE,
+  limits: { ...DOUBLE.limits!, special: { nan: false, infinite: true } },
+};
 
 /** Whether the element has this very number: NaN is NaN, infinities have their signs, and -0 is not 0. */
 export function holds(target: Target, x: Exact): boolean {

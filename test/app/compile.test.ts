@@ -77,8 +77,17 @@ written: F/said/kernel.wgsl, F/said/manifest.json
 test("a result that is rounded after it is summed is said not to be within the bound", () => {
   const args = ["compile", "--type", "Q4_0", "--out", "E4M3FN", "--n", "4", "--k", "64", "-o", join(folder, "narrow")];
   expect(lutra(args).out.split("\n")[2]).toMatch(
-    /; error at most \S+ of sum over k of \|a w\|, before the sum goes to E4M3FN: to the nearest, ties to even$/,
+    /; error at most \S+ of sum over k of \|a w\|, before the sum goes to E4M3FN: to the nearest, ties to even; off by 2\^-4 of itself at most, /,
   );
+});
+
+test("scales that may be subnormals are in the error that is printed, and in the manifest", () => {
+  const out = join(folder, "small");
+  const said = lutra(["compile", "--type", "OCP_MXFP4", "--method", "decode", "--n", "4", "--k", "64", "-o", out]).out;
+  expect(said.split("\n")[2]).toMatch(
+    /; error at most \S+ \(1 \+ max over k of \|a\|\) \+ \S+ of sum over k of \|a w\|$/,
+  );
+  expect(manifestIn(out).guarantee.absolute_magnitude).toBe("1 + max over k of |a|");
 });
 
 test("--json is the manifest; files of an earlier call are replaced", () => {

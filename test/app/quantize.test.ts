@@ -235,6 +235,14 @@ describe("wrong usage ends with exit code 2:", () => {
     [[], `no model; ${seeHelp}`],
     [["a.gguf"], `no name for the new file; ${seeHelp}`],
     [["a.gguf", "b.gguf"], "--type: no value; name the type that the matrices shall have"],
+    [
+      [tinyModel, "b.gguf", "--type", "NF4"],
+      '--type: "NF4" is an element; models are stored in blocks, or elements of whole bytes',
+    ],
+    [
+      [tinyModel, "b.gguf", "--type", "GPTQ4"],
+      '--type: "GPTQ4" is a format of whole matrices; models are stored in blocks',
+    ],
     [[tinyModel, "b.gguf", "--type", "Q4_O"], '--type: there is no type "Q4_O"; did you mean "Q4_0"?'],
     [
       [tinyModel, "b.gguf", "--type", "Q4_0", "--output-type", "Q8_O"],

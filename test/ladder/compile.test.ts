@@ -26,6 +26,10 @@ describe("what cannot be had says why, and what would work", () => {
       "the scales of Q8_0 are no part of a sum in I32; sum in F32, whose pieces are summed in I32 all the same",
     ],
     [
+      { activation: "Q8_0", accumulate: "I32", out: "F32", method: "dot" },
+      "the scales of Q8_0 are no part of a sum in I32; sum in F32, whose pieces are summed in I32 all the same",
+    ],
+    [
       { accumulate: "I32", method: "decode" },
       "decoded values are floats, and I32 sums integers; sum in F32, or take the method dot",
     ],
@@ -128,13 +132,16 @@ const MANIFEST: Schema = {
     unit_roundoff: "number",
     relative_error: "number",
     magnitude: "string",
+    absolute_error: "number",
+    absolute_magnitude: "string",
+    underflow: "string",
     out: "string",
   },
   exact_sums: { maybe: { i32: "number", f32: "number" } },
   buffers: [{ binding: "number", name: "string", role: "string", bytes: "number", layout: "any" }],
   layouts: "any",
   dispatch: { maybe: { workgroup: ["number"], counts: ["number"] } },
-  entry_points: ["string"],
+  entry_points: [{ name: "string", role: "string", arguments: [{ name: "string", type: "string" }] }],
   sizes: { activations: "number", weights: "number", out: "number", scratch: "number" },
   lmma: {
     maybe: {
@@ -195,6 +202,75 @@ test.each(PRODUCTS)(
     expect(manifest.proofs.length).toBeGreaterThan(0);
   },
 );
+
+test("functions come with their roles, and those of C++ with arguments", () => {
+  const entries = (asked: Partial<Asked>) => kernelOf(program, { ...USUAL, ...asked }).manifest.entry_points;
+  expect(entries({})).toEqual([{ name: "gemv", role: "kernel", arguments: [] }]);
+  const [kernel, prepare] = entries({ target: "cpu", activation: "Q8_0", method: "dot" });
+  const name = "gemm_q8_0_q4_0_f32_f32_1x64x256_dot";
+  const args = ["a: const uint8_t*", "w: const uint8_t*", "out: float*", "first: size_t", "last: size_t"];
+  expect([kernel!.name, kernel!.role, prepare!.name, prepare!.role]).toEqual([name, "kernel", `${name}_pack`, "pack"]);
+  expect(kernel!.arguments.map((one) => `${one.name}: ${one.type}`)).toEqual(args);
+  expect(entries({ target: "cpu", weight: "GPTQ4", method: "decode" })[1]!.role).toBe("load");
+});
+
+describe("what is lost near the least numbers is in the bound", () => {
+  const promised = (asked: Partial<Asked>) => kernelOf(program, { ...USUAL, ...asked }).manifest.guarantee;
+  const least = 2 ** -126;
+
+  test("F16 and Q4_0 are no subnormals of f32: only products and sums may be lost", () => {
+    const { absolute_error: error, absolute_magnitude: size } = promised({ method: "decode" });
+    expect([error, size]).toEqual([2 * 256 * 2 * least, "1"]);
+  });
+
+  test("a scale that may be a subnormal is lost with the largest code, and the other side multiplies it", () => {
+    const { absolute_error: error, absolute_magnitude: size } = promised({
+      activation: "Q8_0",
+      weight: "Power",
+      method: "dot",
+    });
+    // Codes of Power are -7 to 8, and a product has eight operations.
+    expect([error, size]).toEqual([2 * 256 * 8 * least, "1 + max over k of (|s_a q_a| + |o_a|)"]);
+  });
+
+  test("sums in F16 are lost below 2^-14, and both sides are", () => {
+    const asked = { method: "decode", accumulate: "F16", out: "F16", device: "webgpu_f16" } as const;
+    const { absolute_error: error, absolute_magnitude: size } = promised(asked);
+    const wanted = 2 * 256 * (2 * 2 ** -14 + 2 ** -28);
+    expect([error, size]).toEqual([wanted, "1 + max over k of |a| + max over k of |w|"]);
+  });
+
+  test("whole numbers are not lost", () => {
+    const whole = { activation: "I8", weight: "Whole", accumulate: "I32", out: "I32", method: "dot" } as const;
+    expect(promised(whole)).toMatchObject({
+      absolute_error: 0,
+      underflow: "nothing is so small that it could be lost",
+    });
+  });
+
+  test("where WGSL unpacks F16, its subnormals are named as the end of the bound", () => {
+    const small = "results below 2^-126 lose digits, or are 0 on machines that flush them: absolute_error";
+    const unpacked = (name: string): string =>
+      `${name} is unpacked from f16, whose subnormals WGSL lets a machine take as 0: there, the bound does not hold for F16 fields below 2^-14 and for subnormals of narrower floats`;
+    expect(promised({ method: "decode" }).underflow).toBe(`${small}; ${unpacked("F16")}; ${unpacked("Q4_0")}`);
+    expect(promised({ method: "decode", target: "cpu" }).underflow).toBe(small);
+    expect(promised({ activation: "F32", weight: "BF16", method: "decode" }).underflow).toBe(small);
+  });
+
+  test.each([
+    ["F32", "F32: as it is summed"],
+    [
+      "F16",
+      "F16: to the nearest, ties to even; off by 2^-11 of itself at most, or by 2^-25 below 2^-14; what rounds beyond 65504 is infinity",
+    ],
+    [
+      "E4M3FN",
+      "E4M3FN: to the nearest, ties to even; off by 2^-4 of itself at most, or by 2^-10 below 2^-6; what rounds beyond 448 is NaN",
+    ],
+  ])("a result in %s loses what it says", (out, text) => {
+    expect(promised({ method: "decode", out }).out).toBe(text);
+  });
+});
 
 test("the scheduler's choice is the method, and its plan is named", () => {
   const { manifest } = kernelOf(program, { ...USUAL, activation: "Q8_0" });

@@ -37,12 +37,39 @@ block Whole[8] {
   code q[i < 8] = qs[i div 2].bits(4 * (i mod 2) +: 4)
   value[i] = q[i] - 8
 }
+block Brief[32] {
+  d  : BF16
+  o  : BF16
+  qs : U4[32]
+  value[i] = d * (qs[i] - 7) + o
+}
 block Power[32] {
   s  : E8M0
   qs : U4[32]
   value[i] = s * (qs[i] - 7)
 }
 `;
+
+/** A product that is run, with the sizes of its operands' floats. */
+export type Run = Partial<Asked> & { readonly activations?: Size; readonly weights?: Size };
+
+/** Where scales and products leave the normal numbers of f32; each n is another, since functions are named by shapes. */
+export const TINY: readonly Run[] = [
+  { activation: "Q8_0", weight: "OCP_MXFP4", m: 2, n: 21, k: 96, method: "dot", weights: "tiny" },
+  { activation: "Q8_0", weight: "OCP_MXFP4", m: 2, n: 22, k: 96, method: "dot", activations: "tiny", weights: "tiny" },
+  { activation: "Power", weight: "Power", m: 2, n: 23, k: 128, method: "dot", weights: "tiny" },
+  { activation: "Power", weight: "Power", m: 2, n: 24, k: 128, method: "dot", activations: "tiny", weights: "tiny" },
+  { activation: "Q8_0", weight: "Brief", m: 3, n: 25, k: 96, method: "dot", weights: "tiny" },
+  { activation: "Brief", weight: "Brief", m: 3, n: 26, k: 96, method: "dot", weights: "tiny" },
+  { activation: "Brief", weight: "Brief", m: 3, n: 27, k: 96, method: "dot", activations: "tiny" },
+  { activation: "F16", weight: "OCP_MXFP4", m: 2, n: 28, k: 96, weights: "tiny" },
+  { activation: "F16", weight: "OCP_MXFP4", m: 2, n: 29, k: 96, activations: "tiny", weights: "tiny" },
+  { activation: "BF16", weight: "OCP_MXFP4", m: 2, n: 30, k: 96, activations: "tiny", weights: "tiny" },
+  { activation: "BF16", weight: "OCP_MXFP4", m: 2, n: 31, k: 96, activations: "tiny" },
+  { activation: "F32", weight: "F32", m: 2, n: 32, k: 96, activations: "tiny" },
+  { activation: "F16", weight: "Q4_0", m: 2, n: 33, k: 96, activations: "tiny", weights: "tiny" },
+  { activation: "OCP_MXFP8_E4M3", weight: "Lumen", m: 9, n: 34, k: 96, activations: "tiny", weights: "tiny" },
+];
 
 export type Asked = Omit<CompileRequest, "activation" | "weight" | "accumulate" | "out" | "device" | "program"> & {
   readonly activation: string;
@@ -110,14 +137,17 @@ export function uniform(seed: number): () => number {
   };
 }
 
-/** Blocks whose floats are of ordinary size and whose other codes are any that stand for a number. */
-export function operandOf(type: Type, blocks: number, next: () => number): Uint8Array {
+/** Of which size the floats of an operand are: around 1, or as small as they get, subnormals and powers next to them. */
+export type Size = "ordinary" | "tiny";
+
+/** Blocks whose floats of 16 and more bits and exponents are of a size, and whose other codes are any for a number. */
+export function operandOf(type: Type, blocks: number, next: () => number, size: Size = "ordinary"): Uint8Array {
   const bytes = new Uint8Array(blocks * type.blockBytes);
   for (let b = 0; b < blocks; b++) {
     const block = bytes.subarray(b * type.blockBytes, (b + 1) * type.blockBytes);
     for (const { element, count, bit, name } of type.fields) {
       for (let e = 0; e < count; e++) {
-        const code = name === "g_idx" ? 0n : codeOf(element, next);
+        const code = name === "g_idx" ? 0n : codeOf(element, next, size);
         for (let j = 0; j < element.bits; j++) {
           const at = bit + e * element.bits + j;
           block[at >> 3]! |= Number((code >> BigInt(j)) & 1n) << (at & 7);
@@ -128,7 +158,13 @@ export function operandOf(type: Type, blocks: number, next: () => number): Uint8
   return bytes;
 }
 
-function codeOf(element: Element, next: () => number): bigint {
+function codeOf(element: Element, next: () => number, size: Size): bigint {
+  if (size === "tiny" && element.kind === "exponent") return BigInt(Math.floor(next() * 4));
+  if (size === "tiny" && element.kind === "float" && element.bits >= 16)
+    // Subnormals and the first few powers above them, of either sign.
+    return (
+      BigInt(Math.floor(next() * 2 ** (element.mantissa + 2))) | (BigInt(next() < 0.5) << BigInt(element.bits - 1))
+    );
   if (element.kind === "float" && element.sign === "yes") return encode(element, fromNumber((next() - 0.5) * 3));
   if (element.kind === "exponent") return BigInt(element.bias - 4 + Math.floor(next() * 8));
   for (;;) {
@@ -236,9 +272,11 @@ export interface Reference {
   readonly out: Float64Array;
   /** (m, n): what a manifest's relative error is relative to. */
   readonly magnitude: Float64Array;
+  /** (m, n): what its absolute error is multiplied by. */
+  readonly absolute: Float64Array;
 }
 
-/** The product of what the exact decoder makes of both sides, and the magnitude that the manifest names. */
+/** The product of what the exact decoder makes of both sides, and the magnitudes that the manifest names. */
 export function referenceOf(
   { gemm, method, guarantee, layouts }: Manifest,
   a: Type,
@@ -273,6 +311,12 @@ export function referenceOf(
   ];
   const out = new Float64Array(m * n);
   const magnitude = new Float64Array(m * n);
+  const absolute = new Float64Array(m * n);
+  const [one, ...sizes] = guarantee.absolute_magnitude.split(" + max over k of ");
+  const [ofA, ofW] = [/^\|a\||^\(\|s_a/, /^\|w\||^\(.*\|s_w/].map((side) => sizes.some((size) => side.test(size)));
+  if (one !== "1" || sizes.length !== Number(ofA) + Number(ofW)) throw new Error(guarantee.absolute_magnitude);
+  const largest = (values: Float64Array, row: number): number =>
+    values.subarray(row * k, (row + 1) * k).reduce((x, y) => Math.max(x, y), 0);
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < n; j++) {
       let [sum, size] = [0, 0];
@@ -281,10 +325,11 @@ export function referenceOf(
         size += leftSize[i * k + l]! * rightSize[j * k + l]!;
       }
       out[i * n + j] = sum;
+      absolute[i * n + j] = 1 + (ofA ? largest(leftSize, i) : 0) + (ofW ? largest(rightSize, j) : 0);
       magnitude[i * n + j] = guarantee.magnitude === "0" ? 0 : size;
     }
   }
-  return { out, magnitude };
+  return { out, magnitude, absolute };
 }
 
 /** The numbers of an output buffer, row by row. */
@@ -315,14 +360,15 @@ export function outputsOf({ gemm, buffers }: Manifest, element: Element, bytes: 
 export function firstOff(
   { gemm, guarantee }: Manifest,
   element: Element,
-  { out, magnitude }: Reference,
+  { out, magnitude, absolute }: Reference,
   got: Float64Array,
 ): string | null {
   const rounded = (x: number): number => toNumber(elementValue(element, encode(element, fromNumber(x)), 0));
   // The reference adds doubles, which round too.
   const relative = guarantee.relative_error + gemm.k * 2 ** -53;
   for (let at = 0; at < out.length; at++) {
-    const off = guarantee.relative_error === 0 ? 0 : relative * magnitude[at]!;
+    const small = guarantee.absolute_error * absolute[at]!;
+    const off = guarantee.relative_error === 0 ? 0 : relative * magnitude[at]! + small;
     const [least, most] = [rounded(out[at]! - off), rounded(out[at]! + off)];
     // Beyond the largest number an element may have NaN alone.
     const fits = Number.isNaN(got[at])

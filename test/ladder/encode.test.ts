@@ -3,7 +3,7 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { encode } from "../../src/ladder/encode.ts";
+import { encode, encodeDouble } from "../../src/ladder/encode.ts";
 import { add, elementValue, type Exact, exactNumber, fromNumber, negate, toNumber } from "../../src/ladder/exact.ts";
 import type { Element } from "../../src/ladder/type.ts";
 import { programWith } from "./program.ts";
@@ -27,6 +27,15 @@ element FNUZ20 = float(exponent: 6, mantissa: 13, bias: 32, special: fnuz)
 element Plain18 = float(exponent: 5, mantissa: 12, bias: 15, special: none)
 element Posit6 = posit(bits: 6, es: 1)
 element Posit12 = posit(bits: 12, es: 3)
+element Offset5 = int(bits: 4, coding: offset, zero: 5)
+element Zeros = int(bits: 1, coding: sign_magnitude)
+element Twos1 = int(bits: 1, coding: twos)
+element LeastIeee = float(exponent: 2, mantissa: 2, bias: 8, special: ieee, sign: no, subnormals: normal)
+element LeastFN = float(exponent: 2, mantissa: 2, bias: 8, special: fn, sign: no, subnormals: normal)
+element UnsignedFN = float(exponent: 4, mantissa: 4, bias: 7, special: fn, sign: no)
+element UnsignedFN18 = float(exponent: 6, mantissa: 12, bias: 31, special: fn, sign: no)
+element NanBeyond = float(exponent: 4, mantissa: 3, bias: 7, special: ieee, overflow: nan)
+element NanBeyond19 = float(exponent: 8, mantissa: 10, bias: 127, special: ieee, overflow: nan)
 element Signed0 = table(bits: 2) [0, -0, 0x1.8p-3, inf]
 `;
 const elements = [...programWith(odd).elements.values()].filter(
@@ -98,6 +107,22 @@ test("halves go to the even code", () => {
   expect(rounded("F32", 1 + 2 ** -24)).toBe(1);
   expect(rounded("F32", 1 + 3 * 2 ** -24)).toBe(1 + 2 ** -22);
   expect(rounded("TF32", 1 + 2 ** -11)).toBe(1);
+  // Where zero is the code 5, the even codes are those of the odd numbers.
+  expect([-4.5, -0.5, 0.5, 1.5, 2.5].map((x) => rounded("Offset5", x))).toEqual([-5, -1, 1, 1, 3]);
+  expect([-4.5, -0.5, 0.5, 1.5, 2.5].map((x) => encoded("Offset5", x))).toEqual([0, 4, 6, 6, 8]);
+  expect(encoded("Twos1", -0.5)).toBe(0);
+});
+
+test("a double has the code that the exact number has", () => {
+  const narrow = elements.filter(({ bits }) => bits <= 16);
+  const special = fc.constantFrom(0, -0, 2 ** -1074, -(2 ** -1074), Number.MAX_VALUE, Infinity, -Infinity);
+  const number = fc.oneof(fc.double({ noNaN: true }), fc.double({ min: -600, max: 600, noNaN: true }), special);
+  fc.assert(
+    fc.property(fc.constantFrom(...narrow), number, (element, x) => {
+      expect(encodeDouble(element, x), element.name).toBe(encode(element, fromNumber(x)));
+    }),
+    { numRuns: 5000 },
+  );
 });
 
 test("what is too large saturates, or goes to infinity or NaN, as declared", () => {
@@ -113,10 +138,26 @@ test("what is too large saturates, or goes to infinity or NaN, as declared", () 
   expect(rounded("FNUZ20", 2 ** 200)).toBeNaN();
 });
 
+test("what is below the least of an element without a sign goes to the least, and is not too large", () => {
+  // Without a zero: the least number is 2^-8.
+  for (const name of ["LeastIeee", "LeastFN"])
+    expect([0, -0, 2 ** -30, -1, -Infinity].map((x) => rounded(name, x))).toEqual(Array(5).fill(2 ** -8));
+  expect([1, Infinity].map((x) => rounded("LeastIeee", x))).toEqual([Infinity, Infinity]);
+  expect([1, Infinity].map((x) => rounded("LeastFN", x))).toEqual([NaN, NaN]);
+  for (const name of ["Unsigned", "UnsignedFN", "UnsignedFN18"])
+    expect([-0, -1, -1e300, -Infinity].map((x) => rounded(name, x))).toEqual([0, 0, 0, 0]);
+});
+
+test("an infinity is itself where there is one, whatever happens to numbers that are too large", () => {
+  for (const name of ["NanBeyond", "NanBeyond19"])
+    expect([1e300, -1e300, Infinity, -Infinity].map((x) => rounded(name, x))).toEqual([NaN, NaN, Infinity, -Infinity]);
+});
+
 test("signs of zero are kept where the element has them", () => {
   expect(["F16", "F32", "E2M1", "E4M3FN"].map((name) => rounded(name, -0))).toEqual([-0, -0, -0, -0]);
   expect(["E4M3FNUZ", "FNUZ20", "I8"].map((name) => rounded(name, -0))).toEqual([0, 0, 0]);
   expect(["E2M1", "F32", "NoSubnormals"].map((name) => rounded(name, -1e-300))).toEqual([-0, -0, -0]);
+  expect([1, 0, -0, -1, -Infinity].map((x) => rounded("Zeros", x))).toEqual([0, 0, -0, -0, -0]);
 });
 
 test("a posit rounds in its code with one bit more, and never to zero or NaR", () => {

@@ -120,6 +120,39 @@ test("what is suggested holds", () => {
   }
 });
 
+test("a format is refused its rounding by a block of its own, and the domain that is suggested holds", () => {
+  const claims: Readonly<Record<string, string>> = {
+    "Q8_0 -> E2M1": `own.ladder:2:1: error[claim]: not every number of Q8_0 goes to the nearest of E2M1
+   2 | convert Q8_0 -> E2M1 : rounded
+     | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+     = d = infinity (code 31744), qs[0] = 0 make value 0 NaN; E2M1 has nothing for it
+     = the block is 00 7c (32 x 00)
+     = add when d finite`,
+    "OCP_MXFP4 -> I4": `own.ladder:2:1: error[claim]: not every number of OCP_MXFP4 goes to the nearest of I4
+   2 | convert OCP_MXFP4 -> I4 : rounded
+     | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+     = s = NaN (code 255), e[0] = 0 make value 0 NaN; I4 has nothing for it
+     = the block is ff (16 x 00)
+     = add when s finite`,
+    "Q4_1 -> I4": `own.ladder:2:1: error[claim]: not every number of Q4_1 goes to the nearest of I4
+   2 | convert Q4_1 -> I4 : rounded
+     | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+     = d = 0, q[0] = 0, m = NaN (code 31745) make value 0 NaN; I4 has nothing for it
+     = the block is 00 00 01 7c (16 x 00)
+     = add when d finite and m finite`,
+  };
+  for (const [pair, text] of Object.entries(claims)) {
+    expect(told(`convert ${pair} : rounded`).trimEnd()).toBe(text);
+    const { claim, result } = provedOne(`convert ${pair} : rounded`);
+    if (result.kind !== "refutation" || result.witness === null || claim.from.kind !== "type")
+      throw new Error(`${result.claim} has no witness`);
+    const { block, at } = result.witness;
+    expect(exactValue(claim.from.type, block!, at)).toEqual({ kind: "nan" });
+    const narrower = result.suggestion!.replace("add ", "");
+    expect(provedOne(`convert ${pair} : rounded ${narrower}`).result.kind, pair).toBe("proof");
+  }
+});
+
 test("a claim is found by its place in its own file", () => {
   const [{ claim }] = provedIn("\n\nconvert Q4_1 -> F32 : value") as [ReturnType<typeof provedOne>];
   expect(claim.span).toMatchObject({ file: "own.ladder", start: imports.length + 3 });

@@ -125,8 +125,63 @@ describe("rounding", () => {
     ["E4M3FN -> I4 : rounded when code finite", "all 254 codes compared"],
     ["Q4_K -> F32 : rounded", "every value is a double (window: at most 50 significant bits"],
     ["F64 -> F32 : rounded", "the rest is argued"],
+    ["Q8_0 -> F16 : rounded", "every value is a double (window: at most 18 significant bits"],
+    ["Q8_0 -> E2M1 : rounded when d finite", "none is NaN: 54 numbers at and next to every boundary compared"],
+    ["Q4_K -> I4 : rounded when d finite and dmin finite", "none is NaN: 57 numbers"],
+    ["I32 -> I8 : rounded", "none is NaN: 777 numbers"],
   ])("%s: %s", (claim, method) => {
     expect(told(`convert ${claim}`)).toMatch(new RegExp(`^proved: .*${method.replaceAll(/[()]/g, "\\$&")}`));
+  });
+
+  test("of a format asks what may arise in its blocks, not what doubles there are", () => {
+    const integers = "block INTS[8] { q : I8[8] value[i] = q[i] }\nconvert INTS -> I4 : rounded";
+    expect(told(integers)).toMatch(/^proved: .*, and none is NaN: /);
+    // Infinity goes to the largest; it takes a zero to make NaN of it.
+    const scaled = "block SCALED[8] { d : F16 q : U4[8] value[i] = d * (q[i] + 1) }\nconvert SCALED -> E2M1 : rounded";
+    expect(told(`${scaled} when d in 0 .. 0x7C00`)).toMatch(/^proved: .*, and none is NaN: /);
+    expect(told(`${scaled} when d in 0 .. 0x7C01`)).toContain("d = NaN (code 31745)");
+  });
+
+  const small = ["ieee", "fn", "fnuz", "none"].flatMap((special) =>
+    ["yes", "no", "ignored"].flatMap((sign) =>
+      ["yes", "zero", "normal"].flatMap((subnormals) =>
+        ["saturate", "infinity", "nan"].flatMap((overflow) => {
+          const isDeclared =
+            (overflow !== "infinity" || special === "ieee") &&
+            (overflow !== "nan" || special !== "none") &&
+            (sign === "yes" || special !== "fnuz");
+          const rest = `bias: 8, special: ${special}, sign: ${sign}, subnormals: ${subnormals}, overflow: ${overflow}`;
+          return isDeclared
+            ? [`float(exponent: 2, mantissa: 2, ${rest})`, `float(exponent: 1, mantissa: 1, ${rest})`]
+            : [];
+        }),
+      ),
+    ),
+  );
+  const others = [
+    ...[0, 1, 4, 5, 8, 15, 40].map((zero) => `int(bits: 4, coding: offset, zero: ${zero})`),
+    ...["unsigned", "twos", "offset", "sign_magnitude", "plus_minus_one"].flatMap((coding) =>
+      [1, 2, 5].map((bits) => `int(bits: ${bits}, coding: ${coding})`),
+    ),
+    "table(bits: 2) [-0, 1, 2, inf]",
+    "table(bits: 2) [0, -0, 0x1.8p-3, inf]",
+    "exponent(bits: 3, bias: 5, nan: 2)",
+    "posit(bits: 5, es: 1)",
+  ];
+
+  test("is proved for every small element: the encoder agrees with the sorted list", () => {
+    const elements = [...small, ...others].map((text, k) => `element Small${k} = ${text}`);
+    const claims = elements.flatMap((_, k) => [
+      `convert Any -> Small${k} : rounded when code in 0 .. 0x7C0`,
+      `convert Any -> Small${k} : rounded when code in 0x800 .. 0xFC0`,
+    ]);
+    const any = "element Any = float(exponent: 5, mantissa: 6, bias: 15, special: ieee)";
+    const results = provedIn([any, ...elements, ...claims].join("\n"));
+    expect(results.length).toBe(2 * elements.length);
+    const wrong = results.filter(({ result }) => result.kind !== "proof");
+    expect(
+      wrong.map(({ claim }) => claim.to.kind === "element" && elements[Number(claim.to.element.name.slice(5))]),
+    ).toEqual([]);
   });
 });
 
