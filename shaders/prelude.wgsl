@@ -1,6 +1,6 @@
 // The default prelude: plain F32 activations, weights and outputs of a small product, and for the integer bodies I8
 // codes with one F32 scale for each group. It makes every body in this folder a module that validates on its own.
-// The compiler puts a prelude of the same names and types in its place (src/ladder/kernel-wgsl.ts); a body knows
+// The compiler puts a prelude of the same names and types in its place (src/ladder/emit/kernel-wgsl.ts); a body knows
 // nothing of formats beyond it, and takes what it calls from here: the others do no harm.
 // Throughout: out(m, n) = a(m, k) . w(n, k)^T, all row-major.
 

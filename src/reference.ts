@@ -11,7 +11,7 @@ import {
   type Session,
   type WeightSource,
 } from "./backend.ts";
-import { decode } from "./ladder/codec.ts";
+import { decode } from "./ladder/emit/codec.ts";
 import type { Attention, Embed, Gemm, Norm, Op, Rope, Select } from "./ops.ts";
 import type { Plan } from "./plan.ts";
 

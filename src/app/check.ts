@@ -1,6 +1,6 @@
 // lutra check: what .ladder files declare, and a proof or a counter-example for everything that they claim.
 // The table of types and the JSON object go to stdout, what is wrong goes to stderr, as a finding with its place.
-// Not here: how anything is proved (ladder/prove.ts), the files that come with Lutra (files.ts).
+// Not here: how anything is proved (ladder/prove/prove.ts), the files that come with Lutra (files.ts).
 
 import { join } from "node:path";
 import process from "node:process";
@@ -8,13 +8,13 @@ import { setImmediate } from "node:timers/promises";
 
 import type { Declaration } from "../ladder/ast.ts";
 import { type Diagnostic, diagnosticJson } from "../ladder/diagnostic.ts";
-import type { Guard } from "../ladder/exactness.ts";
+import type { Guard } from "../ladder/prove/exactness.ts";
 import { parse } from "../ladder/grammar.ts";
-import { type Fit, type Profile, profileOf } from "../ladder/profile.ts";
-import { claimText, type Proof, prove, type Refutation, refutationDiagnostic } from "../ladder/prove.ts";
+import { type Fit, type Profile, profileOf } from "../ladder/prove/profile.ts";
+import { claimText, type Proof, prove, type Refutation, refutationDiagnostic } from "../ladder/prove/prove.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Claim, Element, Endpoint, Program, Restriction } from "../ladder/type.ts";
-import { showExact } from "../ladder/window.ts";
+import { showExact } from "../ladder/prove/window.ts";
 import { standardProgram } from "../library.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";

@@ -1,7 +1,7 @@
 // lutra compile: kernels for a matrix product of any declared types, as text with a manifest, in a folder of one's own.
 // Files appear whole, the manifest last, and none before all are written; those of these names that are there are
 // replaced, as compilers do.
-// Not here: the kernels (ladder/compile.ts).
+// Not here: the kernels (ladder/emit/compile.ts).
 
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
@@ -10,8 +10,8 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 import { createFile, FileError, type FileSink } from "../files.ts";
-import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/compile.ts";
-import { MAX_SIZE } from "../ladder/method.ts";
+import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/emit/compile.ts";
+import { MAX_SIZE } from "../ladder/schedule/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";

@@ -7,7 +7,7 @@ import { setImmediate } from "node:timers/promises";
 
 import { createFile, openFile } from "../files.ts";
 import { type Diagnostic, diagnosticJson, didYouMean } from "../ladder/diagnostic.ts";
-import { prove, type Refutation, refutationDiagnostic } from "../ladder/prove.ts";
+import { prove, type Refutation, refutationDiagnostic } from "../ladder/prove/prove.ts";
 import type { Claim, Program, Type } from "../ladder/type.ts";
 import { findType, standardProgram } from "../library.ts";
 import type { CarriedTypes } from "../model/carried.ts";

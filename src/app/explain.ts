@@ -1,18 +1,18 @@
 // lutra explain: how a matrix product in some number type is computed on some machine: the plan that is chosen, with
 // its proofs and its estimated time, the plans that were not, and what was refused, with a counter-example.
 // Tables and JSON go to stdout; what is wrong with a .ladder file goes to stderr, as a finding with its place.
-// Not here: how plans are made and ranked (ladder/schedule.ts).
+// Not here: how plans are made and ranked (ladder/schedule/schedule.ts).
 
 import process from "node:process";
 
-import { conversionGraph } from "../ladder/convert.ts";
-import type { Refutation } from "../ladder/prove.ts";
-import { MAX_SIZE } from "../ladder/method.ts";
+import { conversionGraph } from "../ladder/schedule/convert.ts";
+import type { Refutation } from "../ladder/prove/prove.ts";
+import { MAX_SIZE } from "../ladder/schedule/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
-import type { Gemm, RefusedPlan } from "../ladder/route.ts";
-import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule.ts";
+import type { Gemm, RefusedPlan } from "../ladder/schedule/route.ts";
+import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule/schedule.ts";
 import type { DeviceModel } from "../ladder/type.ts";
-import { showExact } from "../ladder/window.ts";
+import { showExact } from "../ladder/prove/window.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
 import { endpointNamed, named, readTexts } from "./program.ts";

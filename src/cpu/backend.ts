@@ -11,7 +11,7 @@ import {
   type WeightSource,
   type WeightTensor,
 } from "../backend.ts";
-import { decode } from "../ladder/codec.ts";
+import { decode } from "../ladder/emit/codec.ts";
 import type { Op } from "../ops.ts";
 import type { Plan } from "../plan.ts";
 import { placedBytes, type Placement, Placements, type Rows, TILE_ROWS, type Tiles, type Use } from "./layout.ts";

@@ -1,13 +1,13 @@
 // A model in other storages with not one value changed: which conversions are proved, and the bytes of the new file piece
 // by piece. A conversion is used only after the prover has shown that it keeps values, within the domain of the proof,
 // which every block is checked for; and each piece is decoded before and after, and compared.
-// Not here: proofs (ladder/prove.ts), moving bits (ladder/transcode.ts), whole matrices (storage.ts), rounding (quantize.ts).
+// Not here: proofs (ladder/prove/prove.ts), moving bits (ladder/prove/transcode.ts), whole matrices (storage.ts), rounding (quantize.ts).
 
 import type { WeightTensor } from "../backend.ts";
-import { decode } from "../ladder/codec.ts";
-import { listedNumber } from "../ladder/form.ts";
-import { type Proof, prove, type Refutation } from "../ladder/prove.ts";
-import { transcoderOf } from "../ladder/transcode.ts";
+import { decode } from "../ladder/emit/codec.ts";
+import { listedNumber } from "../ladder/prove/form.ts";
+import { type Proof, prove, type Refutation } from "../ladder/prove/prove.ts";
+import { transcoderOf } from "../ladder/prove/transcode.ts";
 import type { Claim, Element, Endpoint, Program, Restriction, Type } from "../ladder/type.ts";
 import { type CarriedTypes, carriedPairs, FIRST_CARRIED_ID, isCarriedKey } from "./carried.ts";
 import type { Gguf } from "./gguf.ts";

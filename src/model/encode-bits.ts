@@ -1,5 +1,5 @@
 // Numbers into the bits of a block: the nearest code of a floating-point element, and codes into their places.
-// The opposite of what ladder/exact.ts and ladder/codec.ts read. Not here: which number is best (encode-search.ts ...).
+// The opposite of what ladder/exact.ts and ladder/emit/codec.ts read. Not here: which number is best (encode-search.ts ...).
 
 import type { Codes, FloatField } from "../ladder/layout.ts";
 import type { FloatElement } from "../ladder/type.ts";

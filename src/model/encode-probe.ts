@@ -4,7 +4,7 @@
 // kinds of elements here, so that new ones need no change. Whether the form is right is proved afterwards (encode.ts).
 // Not here: types with an affine structure (encode-form.ts), which are most.
 
-import { decode } from "../ladder/codec.ts";
+import { decode } from "../ladder/emit/codec.ts";
 import { exactValue, toNumber } from "../ladder/exact.ts";
 import type { Type } from "../ladder/type.ts";
 import { FLOAT_SHAPES, floatCode, floatNumber, putBits, putFloat } from "./encode-bits.ts";

@@ -1,9 +1,9 @@
-// Numbers to bytes of a type: the opposite of ladder/codec.ts, for every declaration that one of three ways fits. Plain
+// Numbers to bytes of a type: the opposite of ladder/emit/codec.ts, for every declaration that one of three ways fits. Plain
 // elements are rounded; affine structures get the search of encode-search.ts with the form that follows from them; so
 // do all other types whose form can be found out by trying (encode-probe.ts).
 // Not here: which tensors get which type (quantize.ts).
 
-import { decode } from "../ladder/codec.ts";
+import { decode } from "../ladder/emit/codec.ts";
 import { structureOf } from "../ladder/layout.ts";
 import type { FloatElement, Type } from "../ladder/type.ts";
 import { floatCode, floatNumber, putFloat } from "./encode-bits.ts";
@@ -16,7 +16,7 @@ import { type BlockEncoder, searchingEncoder } from "./encode-search.ts";
  * the levels of a group just reach its largest number. Every code that the type declares may be used.
  * @param values finite numbers, a whole number of blocks
  * @param bytes room for as many blocks
- * @returns the sum of (decoded - value)^2, where `decoded` is what ladder/codec.ts gives for the bytes
+ * @returns the sum of (decoded - value)^2, where `decoded` is what ladder/emit/codec.ts gives for the bytes
  * @throws RangeError where the lengths do not fit each other, Error where there is no way for this type
  */
 export function encode(type: Type, values: Float64Array, bytes: Uint8Array): number {

@@ -1,7 +1,7 @@
 // A strict reader of GGUF files, versions 2 and 3, little-endian, whole or split into shards.
 // Nothing in the file is believed: every count, length, type, offset and name is checked against the bytes that are
 // there and against the type's block, so that what comes out can be handed to native code as it is.
-// Not here: what the metadata mean (config.ts, tokenizer.ts), what a block of bytes means (ladder/codec.ts).
+// Not here: what the metadata mean (config.ts, tokenizer.ts), what a block of bytes means (ladder/emit/codec.ts).
 // Format: the GGUF specification in ggml's documentation; the limits say where each comes from.
 
 import type { WeightSource, WeightTensor } from "../backend.ts";

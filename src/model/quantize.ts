@@ -3,7 +3,7 @@
 // Not here: how numbers become bytes of a type (encode.ts), the file itself (gguf-writer.ts, files.ts).
 
 import type { WeightTensor } from "../backend.ts";
-import { decode } from "../ladder/codec.ts";
+import { decode } from "../ladder/emit/codec.ts";
 import type { Program, Type } from "../ladder/type.ts";
 import { type CarriedTypes, carriedPairs, FIRST_CARRIED_ID, isCarriedKey } from "./carried.ts";
 import { encode } from "./encode.ts";

@@ -4,10 +4,10 @@
 // Not here: what the storages are (dsl/bitnet.ladder), files (convert.ts).
 
 import type { WeightTensor } from "../backend.ts";
-import { formAt } from "../ladder/form.ts";
-import type { Proof } from "../ladder/prove.ts";
+import { formAt } from "../ladder/prove/form.ts";
+import type { Proof } from "../ladder/prove/prove.ts";
 import { bindTensor, smallestShape } from "../ladder/tensor.ts";
-import { transcoderOf } from "../ladder/transcode.ts";
+import { transcoderOf } from "../ladder/prove/transcode.ts";
 import type { Endpoint, Tensor, Type } from "../ladder/type.ts";
 import { type TensorPlan } from "./convert.ts";
 import type { Gguf } from "./gguf.ts";

@@ -2,7 +2,7 @@
 // its shape here; one that the plan does not use is an error, because ignoring it would mean another model.
 // Not here: arithmetic (ops.ts and the backends), hyperparameters (config.ts).
 
-import { decode } from "../ladder/codec.ts";
+import { decode } from "../ladder/emit/codec.ts";
 import type { Linear, Norm, Op, ValueId } from "../ops.ts";
 import { makePlan, type Plan, type Value, type WeightUse } from "../plan.ts";
 import type { Config, RotaryConfig } from "./config.ts";

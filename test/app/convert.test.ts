@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { standardProgram } from "../../src/library.ts";
 import { type Gguf, readGguf } from "../../src/model/gguf.ts";
 import { load } from "../model/types.ts";

@@ -2,7 +2,7 @@
 // writes for each type. Prints a Markdown table; `node test/bench/decode.mjs Q4_0 IQ4_NL` takes these types alone.
 // A median of rounds over one mebivalue of random bytes, after a warm-up; not a test, since machines are shared.
 
-import { decode } from "../../dist/ladder/codec.js";
+import { decode } from "../../dist/ladder/emit/codec.js";
 import { standardProgram } from "../../dist/library.js";
 
 const VALUES = 2 ** 20;

@@ -8,7 +8,7 @@ import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
 import { canLookUp, codesOf, type Kernel } from "../../src/cpu/tuner.ts";
 import { type Placement, Placements, type Tiles } from "../../src/cpu/layout.ts";
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { encode } from "../../src/model/encode.ts";
 import { type GroupTerm, mappedStructureOf, structureOf } from "../../src/ladder/layout.ts";
 import type { Type } from "../../src/ladder/type.ts";

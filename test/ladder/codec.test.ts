@@ -4,7 +4,7 @@ import { execFileSync } from "node:child_process";
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { bindTensor } from "../../src/ladder/tensor.ts";
 import { blocksOf } from "./emitted.ts";
@@ -83,7 +83,7 @@ test("where made code is forbidden, decode gives the same numbers", () => {
   });
   const child = `
     const { resolveProgram } = await import("./dist/ladder/resolve.js");
-    const { decode } = await import("./dist/ladder/codec.js");
+    const { decode } = await import("./dist/ladder/emit/codec.js");
     let forbidden = false;
     try { new Function(""); } catch (error) { forbidden = error instanceof EvalError; }
     let text = "";

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 
-import { type Manifest } from "../../src/ladder/compile.ts";
+import { type Manifest } from "../../src/ladder/emit/compile.ts";
 import { smallestShape } from "../../src/ladder/tensor.ts";
 import type { Program } from "../../src/ladder/type.ts";
 import { checker, errorsOf, lavapipe } from "../gpu.ts";

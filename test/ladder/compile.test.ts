@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 
-import type { Manifest } from "../../src/ladder/compile.ts";
+import type { Manifest } from "../../src/ladder/emit/compile.ts";
 import { type Asked, boundType, compiled, kernelOf, operandOf, OWN, pack, referenceOf, uniform } from "./compiled.ts";
 import { programWith } from "./program.ts";
 

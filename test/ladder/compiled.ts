@@ -3,11 +3,11 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 
-import { decode } from "../../src/ladder/codec.ts";
-import { compile, type CompileRequest, type Manifest } from "../../src/ladder/compile.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
+import { compile, type CompileRequest, type Manifest } from "../../src/ladder/emit/compile.ts";
 import { encode } from "../../src/ladder/encode.ts";
 import { elementValue, fromNumber, toNumber } from "../../src/ladder/exact.ts";
-import type { Packing } from "../../src/ladder/packing.ts";
+import type { Packing } from "../../src/ladder/emit/packing.ts";
 import { bindTensor } from "../../src/ladder/tensor.ts";
 import type { Element, Endpoint, Program, Type } from "../../src/ladder/type.ts";
 

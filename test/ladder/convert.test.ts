@@ -3,8 +3,8 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { type Chain, type Conversion, conversionGraph } from "../../src/ladder/convert.ts";
-import { prove } from "../../src/ladder/prove.ts";
+import { type Chain, type Conversion, conversionGraph } from "../../src/ladder/schedule/convert.ts";
+import { prove } from "../../src/ladder/prove/prove.ts";
 import type { DeviceModel } from "../../src/ladder/type.ts";
 import { deviceNamed, elementNamed, endpoint } from "./plans.ts";
 import { programWith } from "./program.ts";

@@ -2,7 +2,7 @@
 
 import { expect, test } from "vitest";
 
-import { emit } from "../../src/ladder/emit.ts";
+import { emit } from "../../src/ladder/emit/emit.ts";
 import { checker, lavapipe } from "../gpu.ts";
 import { testWith } from "../oracle/oracle.ts";
 import {

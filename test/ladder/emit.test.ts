@@ -8,8 +8,8 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { decode as decodeOf } from "../../src/ladder/codec.ts";
-import { emit, guaranteeText } from "../../src/ladder/emit.ts";
+import { decode as decodeOf } from "../../src/ladder/emit/codec.ts";
+import { emit, guaranteeText } from "../../src/ladder/emit/emit.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { readsData } from "../../src/ladder/expr.ts";
 import { resolveProgram } from "../../src/ladder/resolve.ts";

@@ -1,7 +1,7 @@
 // What the tests of emitted decodes share: every type and tensor of the library, blocks with all kinds of bytes, and what
 // a decode that rounds may differ by.
 
-import type { Guarantee } from "../../src/ladder/emit.ts";
+import type { Guarantee } from "../../src/ladder/emit/emit.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { conditionAt } from "../../src/ladder/expr.ts";
 import { bindTensor, smallestShape } from "../../src/ladder/tensor.ts";

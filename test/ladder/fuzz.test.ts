@@ -4,12 +4,12 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { renderDiagnostic } from "../../src/ladder/diagnostic.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { mappedStructureOf } from "../../src/ladder/layout.ts";
 import { type Resolution, resolveProgram } from "../../src/ladder/resolve.ts";
-import { referenceValue } from "../../src/ladder/rounded.ts";
+import { referenceValue } from "../../src/ladder/prove/rounded.ts";
 import { bindTensor } from "../../src/ladder/tensor.ts";
 import { builtinTexts } from "./program.ts";
 

@@ -4,11 +4,11 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { renderDiagnostic } from "../../src/ladder/diagnostic.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { resolveProgram } from "../../src/ladder/resolve.ts";
-import { referenceValue } from "../../src/ladder/rounded.ts";
+import { referenceValue } from "../../src/ladder/prove/rounded.ts";
 import { type Binding, bindTensor } from "../../src/ladder/tensor.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import { blockOf, builtinTexts, programWith, remarks, typeNamed } from "./program.ts";

@@ -5,7 +5,7 @@ import { mkdirSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 
 import { type Diagnostic, renderDiagnostic } from "../../src/ladder/diagnostic.ts";
-import { prove, refutationDiagnostic } from "../../src/ladder/prove.ts";
+import { prove, refutationDiagnostic } from "../../src/ladder/prove/prove.ts";
 import { resolveProgram } from "../../src/ladder/resolve.ts";
 import { KEYWORDS, TOKENS, type TokenType } from "../../src/ladder/token.ts";
 import { commandsOf, fencesOf, root, testCommands, textOf } from "../shown.ts";

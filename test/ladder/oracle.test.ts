@@ -5,12 +5,12 @@
 import { readFileSync } from "node:fs";
 import { describe, expect } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { encode } from "../../src/ladder/encode.ts";
 import { elementValue, fromNumber, toNumber } from "../../src/ladder/exact.ts";
 import { bindTensor } from "../../src/ladder/tensor.ts";
 import type { Type } from "../../src/ladder/type.ts";
-import { referenceValue } from "../../src/ladder/rounded.ts";
+import { referenceValue } from "../../src/ladder/prove/rounded.ts";
 import { python, testWith } from "../oracle/oracle.ts";
 import { builtinTexts, programWith, typeNamed } from "./program.ts";
 

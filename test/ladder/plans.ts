@@ -2,8 +2,8 @@
 // as lines that people read.
 
 import { resolveProgram } from "../../src/ladder/resolve.ts";
-import type { Gemm } from "../../src/ladder/route.ts";
-import type { Schedule, Scheduled } from "../../src/ladder/schedule.ts";
+import type { Gemm } from "../../src/ladder/schedule/route.ts";
+import type { Schedule, Scheduled } from "../../src/ladder/schedule/schedule.ts";
 import type { DeviceModel, Element, Endpoint, Program } from "../../src/ladder/type.ts";
 import { builtinTexts, findings } from "./program.ts";
 

@@ -4,12 +4,12 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
-import { findAbsent } from "../../src/ladder/absence.ts";
+import { findAbsent } from "../../src/ladder/prove/absence.ts";
 import { type Exact, exactValue } from "../../src/ladder/exact.ts";
-import { prove } from "../../src/ladder/prove.ts";
-import { shapesOf, storedIn } from "../../src/ladder/stored.ts";
+import { prove } from "../../src/ladder/prove/prove.ts";
+import { shapesOf, storedIn } from "../../src/ladder/prove/stored.ts";
 import type { Program, Type } from "../../src/ladder/type.ts";
-import { same } from "../../src/ladder/window.ts";
+import { same } from "../../src/ladder/prove/window.ts";
 import { programWith, typeNamed } from "./program.ts";
 import { imports, provedOne } from "./proved.ts";
 

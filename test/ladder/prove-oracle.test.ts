@@ -6,10 +6,10 @@ import { describe, expect, test } from "vitest";
 
 import { encode, encodeDouble } from "../../src/ladder/encode.ts";
 import { elementValue, fromNumber, toNumber } from "../../src/ladder/exact.ts";
-import { decide, elementSource, exactCodes, exactRun, typeSource } from "../../src/ladder/exactness.ts";
-import { choicesOf } from "../../src/ladder/form.ts";
-import { longestSums, prove } from "../../src/ladder/prove.ts";
-import { targetOf } from "../../src/ladder/window.ts";
+import { decide, elementSource, exactCodes, exactRun, typeSource } from "../../src/ladder/prove/exactness.ts";
+import { choicesOf } from "../../src/ladder/prove/form.ts";
+import { longestSums, prove } from "../../src/ladder/prove/prove.ts";
+import { targetOf } from "../../src/ladder/prove/window.ts";
 import { programWith, typeNamed } from "./program.ts";
 import { imports, provedOne } from "./proved.ts";
 

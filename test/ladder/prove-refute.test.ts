@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 
-import { referenceValue } from "../../src/ladder/rounded.ts";
+import { referenceValue } from "../../src/ladder/prove/rounded.ts";
 import { exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { imports, provedIn, provedOne, told } from "./proved.ts";
 

@@ -5,12 +5,12 @@ import { describe, expect, test } from "vitest";
 
 import { encode } from "../../src/ladder/encode.ts";
 import { elementValue, exactValue, toNumber } from "../../src/ladder/exact.ts";
-import { firstBroken, provedStructure } from "../../src/ladder/equation.ts";
-import { decide, typeSource } from "../../src/ladder/exactness.ts";
+import { firstBroken, provedStructure } from "../../src/ladder/prove/equation.ts";
+import { decide, typeSource } from "../../src/ladder/prove/exactness.ts";
 import { mappedStructureOf } from "../../src/ladder/layout.ts";
-import { profileOf } from "../../src/ladder/profile.ts";
-import { prove } from "../../src/ladder/prove.ts";
-import { same, targetOf } from "../../src/ladder/window.ts";
+import { profileOf } from "../../src/ladder/prove/profile.ts";
+import { prove } from "../../src/ladder/prove/prove.ts";
+import { same, targetOf } from "../../src/ladder/prove/window.ts";
 import { blockOf, oddTypes, programWith, typeNamed } from "./program.ts";
 import { provedIn, provedOne, told } from "./proved.ts";
 

@@ -1,7 +1,7 @@
 // What the tests of the prover share: claims of a text of one's own, proved, and what a person is told of them.
 
 import { renderDiagnostic } from "../../src/ladder/diagnostic.ts";
-import { type Proof, prove, type Refutation, refutationDiagnostic } from "../../src/ladder/prove.ts";
+import { type Proof, prove, type Refutation, refutationDiagnostic } from "../../src/ladder/prove/prove.ts";
 import type { Claim, Program } from "../../src/ladder/type.ts";
 import { programWith } from "./program.ts";
 

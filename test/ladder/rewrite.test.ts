@@ -2,9 +2,9 @@
 
 import { expect, test } from "vitest";
 
-import { emit } from "../../src/ladder/emit.ts";
-import { makeGraph } from "../../src/ladder/ir.ts";
-import { loweringOf } from "../../src/ladder/lowering.ts";
+import { emit } from "../../src/ladder/emit/emit.ts";
+import { makeGraph } from "../../src/ladder/emit/ir.ts";
+import { loweringOf } from "../../src/ladder/emit/lowering.ts";
 import { numbersOf } from "../../src/ladder/range.ts";
 import {
   compileFloat,
@@ -16,7 +16,7 @@ import {
   REWRITES,
   type RewriteProof,
   WGSL,
-} from "../../src/ladder/rewrite.ts";
+} from "../../src/ladder/emit/rewrite.ts";
 import type { Element } from "../../src/ladder/type.ts";
 import { programWith, typeNamed } from "./program.ts";
 

@@ -4,12 +4,12 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { conversionGraph } from "../../src/ladder/convert.ts";
-import { costOf, type Tile } from "../../src/ladder/cost.ts";
-import { routesOf } from "../../src/ladder/method.ts";
-import type { Gemm, Route } from "../../src/ladder/route.ts";
-import { schedule, type Schedule } from "../../src/ladder/schedule.ts";
-import { cheapestTiles } from "../../src/ladder/tile.ts";
+import { conversionGraph } from "../../src/ladder/schedule/convert.ts";
+import { costOf, type Tile } from "../../src/ladder/schedule/cost.ts";
+import { routesOf } from "../../src/ladder/schedule/method.ts";
+import type { Gemm, Route } from "../../src/ladder/schedule/route.ts";
+import { schedule, type Schedule } from "../../src/ladder/schedule/schedule.ts";
+import { cheapestTiles } from "../../src/ladder/schedule/tile.ts";
 import type { DeviceModel } from "../../src/ladder/type.ts";
 import { deviceNamed, difference, elementNamed, gemmOf, plansOf, programWithDevices, shown } from "./plans.ts";
 import { programWith } from "./program.ts";

@@ -4,10 +4,10 @@
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
-import { endpointName } from "../../src/ladder/endpoint.ts";
-import { prove } from "../../src/ladder/prove.ts";
-import { type Transcoder, transcoderOf } from "../../src/ladder/transcode.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
+import { endpointName } from "../../src/ladder/prove/endpoint.ts";
+import { prove } from "../../src/ladder/prove/prove.ts";
+import { type Transcoder, transcoderOf } from "../../src/ladder/prove/transcode.ts";
 import type { Claim, Type } from "../../src/ladder/type.ts";
 import { blockOf, programWith, typeNamed } from "./program.ts";
 

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
 import type { Unavailable } from "../../src/backend.ts";
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import { resolveProgram } from "../../src/ladder/resolve.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import { standardProgram } from "../../src/library.ts";

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "vitest";
 
-import { decode } from "../../src/ladder/codec.ts";
+import { decode } from "../../src/ladder/emit/codec.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import { standardProgram } from "../../src/library.ts";
 import { type Gguf, readGguf } from "../../src/model/gguf.ts";
