@@ -4,8 +4,9 @@
 // into which weights that fit neither are converted while they are loaded.
 
 import type { WeightTensor } from "../backend.ts";
+import { gcd } from "../ladder/divisor.ts";
 import { type GroupNumber, type GroupProduct, levelsOf, type LevelStructure, type Part } from "../ladder/levels.ts";
-import { numbersOf } from "../ladder/range.ts";
+import { numbersOf } from "../ladder/listed.ts";
 import type { Type } from "../ladder/type.ts";
 
 /** Activations are quantised in groups of this many values, so that k must be a multiple of it. */
@@ -161,10 +162,6 @@ function integersOf(levels: readonly number[]): Integers | null {
   const codes = new Map(distinct.map((place, code) => [place, code]));
   const product = { kind: "integer", zero, steps: distinct } as const;
   return { codeOf: (n) => codes.get(places[n]!)!, count: distinct.length, unit, product };
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** Bits for codes in [0, count): of 7, kernels have none. */

@@ -4,7 +4,7 @@
 // Not here: how a quantiser chooses scales (model/quantize.ts).
 
 import { add, elementValue, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "./exact.ts";
-import { numbersOf } from "./range.ts";
+import { numbersOf } from "./listed.ts";
 import type { Element, FloatElement, IntElement } from "./type.ts";
 
 /**

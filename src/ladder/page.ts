@@ -63,7 +63,7 @@ interface List extends Sized {
 
 export type Node = string | Row | Series | List;
 
-export const NO_JOINT: Joint = { wanted: false, comments: [] };
+const NO_JOINT: Joint = { wanted: false, comments: [] };
 
 /** A node in one line. */
 export function flatOf(node: Node): string {

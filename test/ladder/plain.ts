@@ -4,7 +4,7 @@
 
 import { exactNumber, exactValue, toNumber } from "../../src/ladder/exact.ts";
 import { conditionAt, firstBit, indexOver, readsData } from "../../src/ladder/expr.ts";
-import { numbersOf } from "../../src/ladder/range.ts";
+import { numbersOf } from "../../src/ladder/listed.ts";
 import type { Bits, Condition, Element, FloatElement, Index, Type, Value } from "../../src/ladder/type.ts";
 
 /** toNumber(exactValue(...)) for every value of consecutive blocks. */

@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { emit } from "../../src/ladder/emit/emit.ts";
 import { makeGraph } from "../../src/ladder/emit/ir.ts";
 import { loweringOf } from "../../src/ladder/emit/lowering.ts";
-import { numbersOf } from "../../src/ladder/range.ts";
+import { numbersOf } from "../../src/ladder/listed.ts";
 import {
   compileFloat,
   CPP,

@@ -4,6 +4,7 @@
 // emit-*.ts. Not here: the way from a type (lower.ts), which precision the floats are computed in, and what that loses (guarantee.ts).
 // Sums of quasi-affine terms are how polyhedral compilers keep indices (isl, MLIR's affine maps).
 
+import { gcd } from "../divisor.ts";
 import { COMPARISON } from "../expr.ts";
 import { elementKey } from "../prove/form.ts";
 import type { Condition, Element } from "../type.ts";
@@ -325,10 +326,6 @@ export function makeGraph(): Graph {
       return yes === no ? yes : float(pickKey(test, yes, no), { kind: "pick", test, yes, no });
     },
   };
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }
 
 /** What the operators of words do. */

@@ -187,7 +187,7 @@ export function sumText(
   return sorted.map(({ factor, text }, k) => (k === 0 ? text : `${factor < 0 ? "-" : "+"} ${text}`)).join(" ");
 }
 
-export function isPower(x: number): boolean {
+function isPower(x: number): boolean {
   return Number.isInteger(Math.log2(x));
 }
 

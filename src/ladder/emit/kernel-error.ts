@@ -6,7 +6,7 @@
 
 import type { LoweredTerm } from "./lowering.ts";
 import type { IntegerOperand } from "./packing.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Element, Type, Value } from "../type.ts";
 
 /** The least normal numbers of what is summed in. */

@@ -182,7 +182,7 @@ export function integerOf(graph: Graph, code: Int, flip: number, zero: number): 
 }
 
 /** An unsigned number of up to 64 bits. */
-export function unsignedOf(graph: Graph, low: Int, high: Int | null): Float {
+function unsignedOf(graph: Graph, low: Int, high: Int | null): Float {
   if (high === null) return graph.convert(low);
   const above = graph.arithmetic("*", graph.convert(high), graph.number(WORD));
   return graph.arithmetic("+", above, graph.convert(low));

@@ -8,7 +8,7 @@ import { elementKey } from "../prove/form.ts";
 import { integerOf } from "./lower.ts";
 import { type Float, type Graph, type Int, makeGraph, onWords, Refusal, type Test } from "./ir.ts";
 import { COMPARISON } from "../expr.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Element, FloatElement } from "../type.ts";
 
 /** What computes a decode. */

@@ -4,6 +4,7 @@
 // WGSL may flush subnormals and assume NaN and infinity away (15.7): what arises on the way is excluded by the proofs of
 // rewrite.ts, and what a value itself may be is in the guarantee.
 
+import { gcd } from "../divisor.ts";
 import { type Dialect, schedule, type Step } from "./loops.ts";
 import { bare, sumText } from "./javascript.ts";
 import { lowerValue } from "./lower.ts";
@@ -412,8 +413,4 @@ function dialectOf({ prefix, base, grain, tables, far, helpers, give }: Spelling
       throw new Error("a value has no loops");
     },
   };
-}
-
-function gcd(a: number, b: number): number {
-  return b === 0 ? a : gcd(b, a % b);
 }

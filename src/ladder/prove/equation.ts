@@ -14,7 +14,7 @@ import {
   mappedStructureOf,
   type MappedTerm,
 } from "../layout.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Element, Type } from "../type.ts";
 
 /** significand * 2^exponent, not reduced. */

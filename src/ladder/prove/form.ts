@@ -4,7 +4,7 @@
 
 import { add, elementValue, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "../exact.ts";
 import { bitsAt, conditionAt, elementBits, indexAt, readsData } from "../expr.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Bits, Element, Index, Restriction, Type, Value } from "../type.ts";
 
 /** Up to this width all codes of a leaf are listed. */

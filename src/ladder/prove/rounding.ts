@@ -7,7 +7,7 @@ import { encode, encodeDouble } from "../encode.ts";
 import { elementValue, fromNumber, toNumber } from "../exact.ts";
 import type { Witness } from "./exactness.ts";
 import { allows, LISTED_BITS, listedNumber } from "./form.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Element, Restriction } from "../type.ts";
 
 export type Rounding =

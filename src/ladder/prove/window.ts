@@ -5,7 +5,7 @@
 
 import { type Exact, fromNumber, toNumber } from "../exact.ts";
 import { type Choices, elementOf, inDoubles, type Leaf, oddPart, type Tree } from "./form.ts";
-import { numbersOf } from "../range.ts";
+import { numbersOf } from "../listed.ts";
 import type { Element, FloatElement, Restriction } from "../type.ts";
 
 /** All finite numbers are k * 2^low with whole k from `least` to `most`; their odd parts are at most `odd`. */
@@ -24,7 +24,7 @@ export interface Window {
 }
 
 /** The window of a list of doubles: exact. */
-export function listWindow(numbers: Iterable<number>): Window {
+function listWindow(numbers: Iterable<number>): Window {
   let [zero, minusZero, nan, infinite] = [false, false, false, false];
   let [low, odd] = [Number.POSITIVE_INFINITY, 0];
   // The ends as doubles, so that no more than these are made into whole numbers.

@@ -268,7 +268,7 @@ function signed(bits: number): IntElement {
 }
 
 /** What an endpoint is, as text: elements by their parameters, formats by their names. */
-export function endpointKey(end: Endpoint): string {
+function endpointKey(end: Endpoint): string {
   return end.kind === "element" ? elementKey(end.element) : `${end.kind} ${endpointName(end)}`;
 }
 

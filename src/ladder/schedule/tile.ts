@@ -51,7 +51,7 @@ export function cheapestTiles(
 }
 
 /** All nested tilings, far to near, large ones first, but for those whose first tiles are without hope. */
-export function* tilings(
+function* tilings(
   demand: Size,
   device: DeviceModel,
   levels: readonly Level[],
