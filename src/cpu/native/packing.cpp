@@ -40,6 +40,17 @@ size_t dotByte(const Matrix& m, uint32_t row, uint32_t width, uint32_t low, uint
   return dotPlace(m.bits, width, low, f * width / 8) + row / 16 * 64 + row % 16 * 4;
 }
 
+/// One plane of a chunk in the dot layout. What shares its bytes is put together first: loading waits for this loop.
+template <uint32_t width>
+void placePlane(const Matrix& m, const uint8_t* codes, uint32_t row, uint32_t low, uint8_t* chunk) {
+  constexpr uint32_t together = 8 / width, mask = 0x01010101u * ((1u << width) - 1);
+  for (uint32_t f = 0; f < kFours; f += together) {
+    uint32_t four = 0;
+    for (uint32_t i = 0; i < together; i++) four |= (fourAt(codes + 4 * (f + i)) >> low & mask) << i * width;
+    putFour(chunk + dotByte(m, row, width, low, f), four);
+  }
+}
+
 /// Where the byte lies that holds the bits p of four `f` in a lookup layout; which nibble of it, goes to `high`.
 size_t lookupByte(const Matrix& m, uint32_t row, uint32_t p, uint32_t f, bool& high) {
   if (m.layout == Layout::Lookup4) {
@@ -55,10 +66,15 @@ size_t lookupByte(const Matrix& m, uint32_t row, uint32_t p, uint32_t f, bool& h
 void placeChunk(const Matrix& m, const uint8_t* codes, uint32_t row, uint8_t* chunk) {
   if (m.layout == Layout::Dot)
     return dotPlanes(m.bits, [&](uint32_t width, uint32_t low) {
-      const uint32_t mask = 0x01010101u * ((1u << width) - 1);
-      for (uint32_t f = 0; f < kFours; f++) {
-        uint8_t* at = chunk + dotByte(m, row, width, low, f);
-        putFour(at, fourAt(at) | (fourAt(codes + 4 * f) >> low & mask) << f * width % 8);
+      switch (width) {
+        case 8:
+          return placePlane<8>(m, codes, row, low, chunk);
+        case 4:
+          return placePlane<4>(m, codes, row, low, chunk);
+        case 2:
+          return placePlane<2>(m, codes, row, low, chunk);
+        default:
+          return placePlane<1>(m, codes, row, low, chunk);
       }
     });
   for (uint32_t f = 0; f < kFours; f++)
