@@ -11,21 +11,15 @@ import { fileURLToPath } from "node:url";
 
 import { createFile, FileError, type FileSink } from "../files.ts";
 import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/emit/compile.ts";
-import { MAX_SIZE } from "../ladder/schedule/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
-import { endpointNamed, named, readTexts } from "./program.ts";
+import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
 import { bytes, escaped, printJson } from "./terminal.ts";
 
 const OPTIONS = {
   type: { kind: "text", about: "number type of the weights, such as Q4_0" },
-  activation: { kind: "text", about: "number type of the activations (F16)" },
-  acc: { kind: "text", about: "element that products are summed in (F32)" },
-  out: { kind: "text", about: "element of the result (F32)" },
-  m: { kind: "integer", about: "rows of activations", min: 1, max: MAX_SIZE, fallback: 1 },
-  n: { kind: "integer", about: "rows of weights", min: 1, max: MAX_SIZE, fallback: 4096 },
-  k: { kind: "integer", about: "columns of both", min: 1, max: MAX_SIZE, fallback: 4096 },
+  ...PRODUCT_OPTIONS,
   target: { kind: "choice", about: "what is written", choices: ["wgsl", "cpu", "lmma"], fallback: "wgsl" },
   device: { kind: "text", about: "machine, as a device of a .ladder file names it" },
   method: {

@@ -7,7 +7,6 @@ import process from "node:process";
 
 import { conversionGraph } from "../ladder/schedule/convert.ts";
 import type { Refutation } from "../ladder/prove/prove.ts";
-import { MAX_SIZE } from "../ladder/schedule/method.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import type { Gemm, RefusedPlan } from "../ladder/schedule/route.ts";
 import { type Edge, type Schedule, schedule, type Scheduled, type Step } from "../ladder/schedule/schedule.ts";
@@ -15,17 +14,12 @@ import type { DeviceModel } from "../ladder/type.ts";
 import { showExact } from "../ladder/prove/window.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
-import { endpointNamed, named, readTexts } from "./program.ts";
+import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
 import { escaped, makeProgress, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   type: { kind: "text", about: "number type of the weights, such as Q4_0 or I2_S.x86_128" },
-  activation: { kind: "text", about: "number type of the activations (F16)" },
-  acc: { kind: "text", about: "element that products are summed in (F32)" },
-  out: { kind: "text", about: "element of the result (F32)" },
-  m: { kind: "integer", about: "rows of activations", min: 1, max: MAX_SIZE, fallback: 1 },
-  n: { kind: "integer", about: "rows of weights", min: 1, max: MAX_SIZE, fallback: 4096 },
-  k: { kind: "integer", about: "columns of both", min: 1, max: MAX_SIZE, fallback: 4096 },
+  ...PRODUCT_OPTIONS,
   device: { kind: "text", about: "machine, as a device of a .ladder file names it" },
   accept: {
     kind: "choice",

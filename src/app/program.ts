@@ -8,7 +8,23 @@ import { didYouMean } from "../ladder/diagnostic.ts";
 import { parse } from "../ladder/grammar.ts";
 import type { Endpoint, Program } from "../ladder/type.ts";
 import { neighbour } from "../library.ts";
-import { UsageError } from "./command.ts";
+import { MAX_SIZE } from "../ladder/schedule/method.ts";
+import { type Option, UsageError } from "./command.ts";
+
+type ProductOptions = Readonly<
+  Record<"activation" | "acc" | "out", Extract<Option, { kind: "text" }>> &
+    Record<"m" | "n" | "k", Option & { readonly kind: "integer"; readonly fallback: number }>
+>;
+
+/** What commands about one matrix product are told of it, beside the type of the weights. */
+export const PRODUCT_OPTIONS: ProductOptions = {
+  activation: { kind: "text", about: "number type of the activations (F16)" },
+  acc: { kind: "text", about: "element that products are summed in (F32)" },
+  out: { kind: "text", about: "element of the result (F32)" },
+  m: { kind: "integer", about: "rows of activations", min: 1, max: MAX_SIZE, fallback: 1 },
+  n: { kind: "integer", about: "rows of weights", min: 1, max: MAX_SIZE, fallback: 4096 },
+  k: { kind: "integer", about: "columns of both", min: 1, max: MAX_SIZE, fallback: 4096 },
+};
 
 export interface Texts {
   /** By name: the given ones, what they import from their folders, and those that come with Lutra. */

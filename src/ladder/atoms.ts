@@ -4,8 +4,8 @@
 
 import { gcd } from "./divisor.ts";
 import { add, elementValue, type Exact, exactNumber, multiply, negate, toNumber } from "./exact.ts";
-import { bitsAt, elementBits, indexAt, readsData } from "./expr.ts";
-import type { Bits, Element, FloatElement, Type, Value } from "./type.ts";
+import { bitsAt, bitsReadData, elementBits, indexAt, readsData } from "./expr.ts";
+import type { Element, FloatElement, Type, Value } from "./type.ts";
 
 /**
  * Bits of consecutive elements that lie at a constant stride. For j in [0, count), element `first + j` takes
@@ -61,21 +61,6 @@ function dataIndexIn(value: Value): string | null {
     }
     case "binary":
       return dataIndexIn(value.left) ?? dataIndexIn(value.right);
-  }
-}
-
-function bitsReadData(bits: Bits): boolean {
-  switch (bits.kind) {
-    case "slice":
-      return readsData(bits.element);
-    case "concat":
-      return bitsReadData(bits.high) || bitsReadData(bits.low);
-    case "choose": {
-      const { condition, yes, no } = bits;
-      return readsData(condition.left) || readsData(condition.right) || bitsReadData(yes) || bitsReadData(no);
-    }
-    case "code":
-      return readsData(bits.index) || bitsReadData(bits.code.bits);
   }
 }
 

@@ -164,6 +164,22 @@ export function readsData(index: Index): boolean {
   return [condition.left, condition.right, yes, no].some(readsData);
 }
 
+/** Whether which bits they are depends on the data. */
+export function bitsReadData(bits: Bits): boolean {
+  switch (bits.kind) {
+    case "slice":
+      return readsData(bits.element);
+    case "concat":
+      return bitsReadData(bits.high) || bitsReadData(bits.low);
+    case "choose": {
+      const { condition, yes, no } = bits;
+      return readsData(condition.left) || readsData(condition.right) || bitsReadData(yes) || bitsReadData(no);
+    }
+    case "code":
+      return readsData(bits.index) || bitsReadData(bits.code.bits);
+  }
+}
+
 /**
  * The positions in the block of the bits at `i`, the least significant first.
  * @throws RangeError where an index that the data give is out of range

@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 
 import { type Manifest } from "../../src/ladder/emit/compile.ts";
 import { smallestShape } from "../../src/ladder/tensor.ts";
+import { lcm } from "../../src/ladder/divisor.ts";
 import type { Program } from "../../src/ladder/type.ts";
 import { checker, errorsOf, lavapipe } from "../gpu.ts";
 import { testWith } from "../oracle/oracle.ts";
@@ -41,11 +42,6 @@ function weights(): readonly { readonly name: string; readonly n: number; readon
     }),
   );
   return [...types, ...tensors];
-}
-
-function lcm(a: number, b: number): number {
-  const gcd = (x: number, y: number): number => (y === 0 ? x : gcd(y, x % y));
-  return (a / gcd(a, b)) * b;
 }
 
 describe.each(ACTIVATIONS)("activations %s", (activation) => {

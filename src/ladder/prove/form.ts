@@ -3,9 +3,9 @@
 // for one holds for all. Not here: what the numbers are in one block (exact.ts), what is proved of them (exactness.ts ...).
 
 import { add, elementValue, type Exact, exactNumber, fromNumber, multiply, negate, toNumber } from "../exact.ts";
-import { bitsAt, conditionAt, elementBits, indexAt, readsData } from "../expr.ts";
+import { bitsAt, bitsReadData, conditionAt, elementBits, indexAt, readsData } from "../expr.ts";
 import { numbersOf } from "../listed.ts";
-import type { Bits, Element, Index, Restriction, Type, Value } from "../type.ts";
+import type { Element, Index, Restriction, Type, Value } from "../type.ts";
 
 /** Up to this width all codes of a leaf are listed. */
 export const LISTED_BITS = 16;
@@ -131,6 +131,20 @@ function shapeOf({ leaves, tree }: Form): string {
   return `${named.join()} ${shared} ${treeText(tree)}`;
 }
 
+/** The leaves that a tree has, by number. */
+export function leavesOf(tree: Tree): ReadonlySet<number> {
+  switch (tree.kind) {
+    case "leaf":
+      return new Set([tree.leaf]);
+    case "constant":
+      return new Set();
+    case "negate":
+      return leavesOf(tree.operand);
+    case "binary":
+      return new Set([...leavesOf(tree.left), ...leavesOf(tree.right)]);
+  }
+}
+
 /** The tree with its leaves by number. */
 export function treeText(tree: Tree): string {
   switch (tree.kind) {
@@ -183,21 +197,6 @@ function labelOf(name: string, count: number, at: number | null): string {
 
 function spelled(index: Index): string {
   return JSON.stringify(index, (key, x: unknown) => (key === "element" ? undefined : x));
-}
-
-function bitsReadData(bits: Bits): boolean {
-  switch (bits.kind) {
-    case "slice":
-      return readsData(bits.element);
-    case "concat":
-      return bitsReadData(bits.high) || bitsReadData(bits.low);
-    case "choose": {
-      const { condition, yes, no } = bits;
-      return readsData(condition.left) || readsData(condition.right) || bitsReadData(yes) || bitsReadData(no);
-    }
-    case "code":
-      return readsData(bits.index) || bitsReadData(bits.code.bits);
-  }
 }
 
 // --- what a leaf may be ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import {
   formAt,
   inDoubles,
   type Leaf,
+  leavesOf,
   LISTED_BITS,
   listedNumber,
   type Tree,
@@ -122,7 +123,7 @@ function byOrder(x: Form, y: Form): readonly Pair[] | null {
 function inParallel(x: Form, y: Form): readonly Pair[] | null {
   const pairs: Pair[] = [];
   const visit = (a: Tree, b: Tree): boolean => {
-    const [inA, inB] = [leavesIn(a), leavesIn(b)];
+    const [inA, inB] = [leavesOf(a), leavesOf(b)];
     if (inA.size === 1 && inB.size === 1) {
       const [[p], [q]] = [[...inA], [...inB]];
       pairs.push({
@@ -137,19 +138,6 @@ function inParallel(x: Form, y: Form): readonly Pair[] | null {
     return visit(a.left, b.left) && visit(a.right, b.right);
   };
   return visit(x.tree, y.tree) ? pairs : null;
-}
-
-function leavesIn(tree: Tree): ReadonlySet<number> {
-  switch (tree.kind) {
-    case "leaf":
-      return new Set([tree.leaf]);
-    case "constant":
-      return new Set();
-    case "negate":
-      return leavesIn(tree.operand);
-    case "binary":
-      return new Set([...leavesIn(tree.left), ...leavesIn(tree.right)]);
-  }
 }
 
 const tables = new Map<string, Int32Array>();

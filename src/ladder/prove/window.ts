@@ -4,7 +4,7 @@
 // The idea is that of interval arithmetic on lowest bit, size and odd significand.
 
 import { type Exact, fromNumber, toNumber } from "../exact.ts";
-import { type Choices, elementOf, inDoubles, type Leaf, oddPart, type Tree } from "./form.ts";
+import { type Choices, elementOf, inDoubles, type Leaf, leavesOf, oddPart, type Tree } from "./form.ts";
 import { numbersOf } from "../listed.ts";
 import type { Element, FloatElement, Restriction } from "../type.ts";
 
@@ -184,19 +184,6 @@ function numbersOfPart(part: Tree, leaf: number, { numbers }: Choices): Float64A
     leaves[leaf] = x;
     return compute(leaves);
   });
-}
-
-function leavesOf(tree: Tree): ReadonlySet<number> {
-  switch (tree.kind) {
-    case "leaf":
-      return new Set([tree.leaf]);
-    case "constant":
-      return new Set();
-    case "negate":
-      return leavesOf(tree.operand);
-    case "binary":
-      return new Set([...leavesOf(tree.left), ...leavesOf(tree.right)]);
-  }
 }
 
 function negated(a: Window): Window {
