@@ -3,12 +3,15 @@
 
 import type { Backend, Unavailable } from "./backend.ts";
 import type { Choose } from "./cpu/backend.ts";
+import type { Average } from "./cpu/native.ts";
 
 export interface OpenOptions {
   /** Worker threads of the CPU backend; the default is one for each usable physical core. */
   readonly threads?: number;
   /** Instruction set of the CPU backend: "avx512-vbmi", "avx2", "scalar" ...; the default is the best there is. */
   readonly isa?: string;
+  /** Whether the CPU backend's lookups are summed by averages, of 2, 4 or 8: faster and less exact. */
+  readonly fastAggregation?: Average;
   /** How the CPU backend chooses its kernels; the default is a fixed rule. */
   readonly choose?: Choose;
 }

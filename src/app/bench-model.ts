@@ -22,6 +22,7 @@ import { type Shape, SHAPES, synthetic } from "../model/synthetic.ts";
 import { open } from "../open.ts";
 import { command, type Command, type Option, UsageError, type Values } from "./command.ts";
 import { openEnergy } from "./energy.ts";
+import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
 import { embedded, findModel } from "./models.ts";
 import { printJson, rate } from "./terminal.ts";
 
@@ -45,6 +46,7 @@ const OPTIONS = {
   ...RUN_OPTIONS,
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
+  "fast-aggregation": FAST_AGGREGATION,
   runs: { kind: "integer", about: "runs that count, after one that does not", min: 1, max: 1000, fallback: 5 },
   json: { kind: "flag", about: "one JSON object a case on stdout" },
 } as const;
@@ -74,7 +76,8 @@ async function measure(
   const { prompt, tokens, runs, isa } = values;
   const threads = values.threads ?? usableCores();
   return withModel(file, values, null, async (path) => {
-    const times = await measureModel(path, { threads, isa, prompt, tokens, runs, signal });
+    const averages = values["fast-aggregation"];
+    const times = await measureModel(path, { threads, isa, averages, prompt, tokens, runs, signal });
     if (times === null) return 130;
     for (const line of linesOf(times, { prompt, tokens, threads }))
       if (values.json) printJson(line);
@@ -151,6 +154,8 @@ function typeOf(name: string, from: string | null, standard: Program): { type: T
 interface ModelRun {
   readonly threads: number;
   readonly isa: string | null;
+  /** Value of FAST_AGGREGATION; off if not given. */
+  readonly averages?: string;
   readonly prompt: number;
   readonly tokens: number;
   readonly runs: number;
@@ -189,8 +194,10 @@ export async function measureModel(file: string, run: ModelRun): Promise<ModelTi
   if ("unavailable" in addon) throw new Error(addon.unavailable);
   const startMs = performance.now();
   const model = load(file, { context: prompt + tokens + 1 });
-  const backend = await open("cpu", { threads, ...(run.isa !== null && { isa: run.isa }) });
-  if ("unavailable" in backend) throw new UsageError(`--isa: ${backend.unavailable}`);
+  const isaOption = run.isa !== null && { isa: run.isa };
+  const backend = await open("cpu", { threads, ...isaOption, ...fastAggregation(run.averages ?? "off") });
+  if ("unavailable" in backend)
+    throw new UsageError(`--${(run.averages ?? "off") === "off" ? "isa" : "fast-aggregation"}: ${backend.unavailable}`);
   const session = await backend.prepare(model.plan, model.weights);
   const loadMs = performance.now() - startMs;
   const { isa } = backend.device;
@@ -259,7 +266,7 @@ function likeliest(logits: Float32Array): number {
 /** A rotation through 1 GiB that reads and does nothing else, as before and after each round of bench gemv. */
 async function readGbps(reader: NativeEngine): Promise<number> {
   const matrix = { bits: 8, group: 128, n: 4096, k: 4096, tokens: 1, offset: false };
-  const { readUs, bytes } = await reader.bench({ ...matrix, rounds: 0, lookup: false, ahead: 0, poolBytes: 2 ** 30 });
+  const { readUs, bytes } = await reader.bench({ ...matrix, rounds: 0, method: "dot", ahead: 0, poolBytes: 2 ** 30 });
   return bytes / Math.min(...readUs) / 1000;
 }
 

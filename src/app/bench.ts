@@ -5,12 +5,14 @@ import process from "node:process";
 
 import { Placements } from "../cpu/layout.ts";
 import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
-import { canLookUp, caseOf, type MatrixCase, staticKernel } from "../cpu/tuner.ts";
+import { aheadOf, AVERAGING, caseOf, type MatrixCase, methodsFor, staticKernel } from "../cpu/tuner.ts";
 import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";
+import { benchAblation } from "./bench-ablation.ts";
 import { benchCompare } from "./bench-compare.ts";
 import { benchModel } from "./bench-model.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
 import { printJson } from "./terminal.ts";
 
 /** More than any cache holds. */
@@ -29,10 +31,12 @@ const OPTIONS = {
   kernel: {
     kind: "choice",
     about: "kernels for integers",
-    choices: ["best", "dot", "lookup"],
+    choices: ["best", "dot", "lookup", "ternary"],
     fallback: "best",
   },
   ahead: { kind: "integer", about: "bytes to fetch ahead of reading", min: 0, max: 65_536, fallback: null },
+  "fast-aggregation": FAST_AGGREGATION,
+  activations: { kind: "choice", about: "what vectors come as", choices: ["f32", "f16"], fallback: "f32" },
   rounds: { kind: "integer", about: "rounds through 1 GiB of weights", min: 1, max: 1000, fallback: 5 },
   json: { kind: "flag", about: "one JSON object on stdout" },
 } as const;
@@ -48,6 +52,7 @@ const matrix: Command = command({
   options: OPTIONS,
   examples: [
     ["lutra bench gemv --bits 4 --group 32", "4096 x 4096 weights of 4 bits"],
+    ["lutra bench gemv --bits 2 --kernel ternary", "three levels, in 13 bytes for 64 weights"],
     ["lutra bench gemm --batch 128 --json", "for programs"],
   ],
   positionals: 1,
@@ -55,7 +60,11 @@ const matrix: Command = command({
 });
 
 /** What has a table of options of its own. */
-const OTHERS: Readonly<Record<string, Command>> = { model: benchModel, compare: benchCompare };
+const OTHERS: Readonly<Record<string, Command>> = {
+  model: benchModel,
+  compare: benchCompare,
+  ablation: benchAblation,
+};
 
 export const bench: Command = {
   help: [matrix, ...Object.values(OTHERS)].map(({ help }) => help).join("\n"),
@@ -74,7 +83,7 @@ async function measure(
 ): Promise<number> {
   const [kernel] = positionals;
   if (kernel !== "gemv" && kernel !== "gemm")
-    throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv, gemm, model or compare`);
+    throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv, gemm, model, compare or ablation`);
   const { m, k, rounds } = values;
   const typed = values.type === null ? null : typedCase(values.type, values["types-from"], m, k);
   const { bits, group, offset } = typed ?? { ...values, offset: false };
@@ -88,14 +97,27 @@ async function measure(
   const threads = values.threads ?? usableCores();
   const n = kernel === "gemv" ? 1 : values.batch;
 
-  const codes = { bits, plain: typed === null || (typed.layout.steps === null && typed.layout.table === null) };
-  const rule = staticKernel(isa, processorName(), codes);
-  if (values.kernel === "lookup" && !canLookUp(isa, codes))
+  const plain = typed === null || (typed.layout.steps === null && typed.layout.table === null);
+  // Weights of no type are ternary where that is asked for.
+  const ternary = typed === null ? values.kernel === "ternary" && bits === 2 && group % 64 === 0 : typed.layout.ternary;
+  const codes = { bits, plain, ternary };
+  const { fastAggregation: average } = fastAggregation(values["fast-aggregation"]);
+  const rule = staticKernel(isa, processorName(), codes, average !== undefined);
+  const method = values.kernel === "best" ? rule.method : methodsFor(isa, codes).find((name) => name === values.kernel);
+  if (method === undefined)
     throw new UsageError(
-      `--kernel: lookup; ${isa} has no lookups for ${bits} bits${codes.plain ? "" : " through a table"}`,
+      values.kernel === "lookup"
+        ? `--kernel: lookup; ${isa} has no lookups for ${bits} bits${plain ? "" : " through a table"}`
+        : `--kernel: ternary; it is for three levels (--bits 2) in groups of a multiple of 64 with avx512-vbmi or ` +
+            `scalar, not for ${bits} bits in groups of ${group} with ${isa}`,
     );
-  const lookup = values.kernel === "best" ? rule.lookup : values.kernel === "lookup";
-  const ahead = values.ahead ?? rule.ahead;
+  const lookup = method === "lookup";
+  if (average !== undefined && !(lookup && AVERAGING.includes(isa)))
+    throw new UsageError(
+      `--fast-aggregation: ${average}; it is for lookups of 1 to 4 bits with --isa ${AVERAGING.join(", ")}, not for ` +
+        `${method} kernels of ${isa}`,
+    );
+  const ahead = values.ahead ?? aheadOf(isa, processorName(), method);
 
   const engine = new addon.Engine(isa, threads);
   const times = await unlessAborted(
@@ -107,9 +129,11 @@ async function measure(
       tokens: n,
       offset,
       rounds,
-      lookup,
+      method,
       ahead,
       poolBytes: POOL_BYTES,
+      activations: values.activations === "f16" ? "f16" : "f32",
+      ...(average !== undefined && { average }),
       ...(typed && { layout: typed.layout }),
     }),
     signal,
@@ -120,7 +144,7 @@ async function measure(
   const gbps = times.bytes / timeUs.median / 1000;
   const readGbps = times.bytes / spread(times.readUs).median / 1000;
   const gops = (2 * m * k * n) / timeUs.median / 1000;
-  const family = typed?.layout.table ? "table" : lookup ? "lookup" : "dot";
+  const family = typed?.layout.table ? "table" : method;
   const facts = {
     kernel,
     isa,
@@ -132,6 +156,8 @@ async function measure(
     k,
     n,
     threads,
+    activations: values.activations,
+    fast_aggregation: average ?? null,
     time_us: timeUs,
     gbps,
     read_gbps: readGbps,
@@ -140,13 +166,17 @@ async function measure(
     printJson({ ...facts, share: gbps / readGbps, gops });
   } else {
     process.stdout.write(
-      `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa} ${family}, ${threads} threads: ` +
+      `${kernel} W${bits} g${group} ${m} x ${k}, ${n} at once, ${isa} ${described(family, average)}, ${threads} threads: ` +
         `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
         `${gbps.toFixed(1)} GB/s, ${((100 * gbps) / readGbps).toFixed(0)} % of a plain read's ` +
         `${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
     );
   }
   return 0;
+}
+
+function described(family: string, average: number | undefined): string {
+  return average === undefined ? family : `${family} with averages of ${average}`;
 }
 
 /** The tiles in which an (m, k) matrix of a type is kept. */

@@ -219,7 +219,7 @@ function helpOf<T extends Options>({ usage, about, options, examples }: CommandS
     const left = `  ${short === undefined ? "" : `-${short}, `}--${name}${option.kind === "flag" ? "" : ` <${placeholder(option)}>`}`;
     const choices = option.kind === "choice" ? `: ${option.choices.join(", ")}` : "";
     const fallback = "fallback" in option && option.fallback !== null ? ` (${option.fallback})` : "";
-    return `${left.padEnd(26)}${option.about}${choices}${fallback}`;
+    return `${left.padEnd(25)} ${option.about}${choices}${fallback}`;
   });
   const width = Math.max(...examples.map(([line]) => line.length)) + 2;
   return [

@@ -4,7 +4,7 @@
 import { type Backend, type Session, UnsupportedOp } from "../backend.ts";
 import { load, type Model } from "../load.ts";
 import { LogitsError } from "../model/sampler.ts";
-import { DEVICES, open } from "../open.ts";
+import { DEVICES, open, type OpenOptions } from "../open.ts";
 import type { Option } from "./command.ts";
 import type { Phases } from "./phases.ts";
 import { makeProgress, note } from "./terminal.ts";
@@ -17,21 +17,41 @@ export interface Engine extends AsyncDisposable {
   readonly session: Promise<Session>;
 }
 
+/** Lookups summed by averages; commands that time kernels have it too. */
+export const FAST_AGGREGATION: Extract<Option, { kind: "choice" }> = {
+  kind: "choice",
+  about: "sum lookups by averages of so many: less exact",
+  choices: ["off", "2", "4", "8"],
+  fallback: "off",
+};
+
+/** The value of that option as machines take it. */
+export function fastAggregation(value: string): Pick<OpenOptions, "fastAggregation"> {
+  return value === "2" || value === "4" || value === "8" ? { fastAggregation: Number(value) as 2 | 4 | 8 } : {};
+}
+
 /** Options of every command that runs a model. */
 export const ENGINE_OPTIONS: {
   readonly device: Extract<Option, { kind: "choice" }>;
   readonly threads: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
   readonly ctx: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
+  readonly isa: Extract<Option, { kind: "text" }>;
+  readonly "fast-aggregation": Extract<Option, { kind: "choice" }>;
 } = {
   device: { kind: "choice", about: "where to run", choices: DEVICES, fallback: "auto" },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   // The largest that the model's own configuration may have.
   ctx: { kind: "integer", about: "tokens of context", min: 1, max: 2 ** 24, fallback: null },
+  isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
+  "fast-aggregation": FAST_AGGREGATION,
 };
 
 interface EngineOptions {
   readonly device: string;
   readonly threads: number | null;
+  readonly isa: string | null;
+  /** Value of FAST_AGGREGATION. */
+  readonly averages: string;
   readonly context: number | null;
   /** Context where it is not given and the model was trained on more. */
   readonly usualContext: number;
@@ -45,14 +65,14 @@ interface EngineOptions {
  * be built at the same time.
  */
 export async function startEngine(file: string, options: EngineOptions): Promise<Engine> {
-  const { device, threads, context, usualContext, untuned = false, phases } = options;
+  const { context, usualContext, phases } = options;
   const model = load(file, { ...(context !== null && { context }), usualContext, phase: (name) => phases.step(name) });
   const { trainedContext } = model.config;
   if (context !== null && context > trainedContext)
     note(
       `--ctx ${context} is more than the ${trainedContext} tokens that the model was trained on; expect worse text there`,
     );
-  const backend = await openBackend(device, threads, untuned);
+  const backend = await openBackend(options);
   phases.step("backend");
   const progress = makeProgress("loading");
   const weights = backend.prepare(model.plan, model.weights, (done, total) => progress.update(done, total));
@@ -81,10 +101,17 @@ export async function naming<T>(file: string, work: Promise<T>): Promise<T> {
   }
 }
 
-async function openBackend(device: string, threads: number | null, untuned: boolean): Promise<Backend> {
-  const options = {
+async function openBackend(engine: EngineOptions): Promise<Backend> {
+  const { threads, isa, averages, untuned = false } = engine;
+  // Who asks for what the CPU backend alone has gets no other.
+  const wantsCpu = isa !== null || averages !== FAST_AGGREGATION.fallback;
+  const device = engine.device === "auto" && wantsCpu ? "cpu" : engine.device;
+  const options: OpenOptions = {
     ...(threads !== null && { threads }),
-    ...(!untuned && { choose: tunedChoice() }),
+    ...(isa !== null && { isa }),
+    ...fastAggregation(averages),
+    // What was measured are exact lookups.
+    ...(!untuned && averages === FAST_AGGREGATION.fallback && { choose: tunedChoice() }),
   };
   const backend = await open(device, options);
   if ("unavailable" in backend) throw new Error(`device ${device}: ${backend.unavailable}`);
@@ -94,5 +121,7 @@ async function openBackend(device: string, threads: number | null, untuned: bool
   }
   if (backend.name === "reference" && threads !== null && threads > 1)
     note(`--threads ${threads} has no effect: the reference backend has one thread`);
+  if (backend.name !== "cpu" && wantsCpu)
+    note(`--${isa === null ? "fast-aggregation" : "isa"} has no effect: it is for the CPU backend`);
   return backend;
 }

@@ -66,6 +66,8 @@ async function evaluateModel(
   const engine = await startEngine(findModel(modelPath), {
     device,
     threads,
+    isa: values.isa,
+    averages: values["fast-aggregation"],
     context: ctx,
     usualContext: USUAL_CHUNK,
     phases,

@@ -106,7 +106,9 @@ async function runModel(
   const loadFromMs = performance.now();
   const { device, threads, ctx: context } = values;
   const untuned = values["no-tune"];
-  const engine = await startEngine(file, { device, threads, context, usualContext: DEFAULT_CONTEXT, untuned, phases });
+  const { isa, "fast-aggregation": averages } = values;
+  const machine = { device, threads, isa, averages, untuned };
+  const engine = await startEngine(file, { ...machine, context, usualContext: DEFAULT_CONTEXT, phases });
   const seed = values.seed ?? randomSeed();
   const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
   const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));

@@ -5,7 +5,16 @@ import process from "node:process";
 
 import { Placements } from "../cpu/layout.ts";
 import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
-import { canLookUp, caseName, caseOf, codesOf, type MatrixCase, staticKernel, tune, type Tuned } from "../cpu/tuner.ts";
+import {
+  caseName,
+  caseOf,
+  codesOf,
+  type MatrixCase,
+  methodsFor,
+  staticKernel,
+  tune,
+  type Tuned,
+} from "../cpu/tuner.ts";
 import { load, type Model } from "../load.ts";
 import type { OpenOptions } from "../open.ts";
 import { command, type Command, type Values } from "./command.ts";
@@ -45,7 +54,7 @@ async function tuneModel(values: Values<typeof OPTIONS>, [name]: readonly string
     else {
       for (const { name: matrix, kernel, us, ruleUs } of found)
         process.stdout.write(
-          `${matrix}: ${kernel.lookup ? "lookup" : "dot"}, ${kernel.ahead} bytes ahead, ${us.toFixed(0)} us` +
+          `${matrix}: ${kernel.method}, ${kernel.ahead} bytes ahead, ${us.toFixed(0)} us` +
             `${us < ruleUs ? ` where the rule's takes ${ruleUs.toFixed(0)}` : ", as the rule has it"}\n`,
         );
       const rest = cases.length - found.length;
@@ -121,7 +130,7 @@ export function tunedChoice(): NonNullable<OpenOptions["choose"]> {
   return (tiles, n, k, isa) => {
     const codes = codesOf(tiles);
     const kernel = known.get(caseName(isa, caseOf(tiles, n, k)));
-    const isUsable = kernel !== undefined && (!kernel.lookup || canLookUp(isa, codes));
+    const isUsable = kernel !== undefined && methodsFor(isa, codes).includes(kernel.method);
     return isUsable ? kernel : staticKernel(isa, processor, codes);
   };
 }

@@ -54,6 +54,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 function isKernel(value: unknown): value is Kernel {
   if (!isRecord(value)) return false;
-  const { lookup, ahead } = value;
-  return typeof lookup === "boolean" && Number.isInteger(ahead) && Number(ahead) >= 0 && Number(ahead) <= 65_536;
+  const { method, ahead } = value;
+  const isMethod = method === "dot" || method === "lookup" || method === "ternary";
+  return isMethod && Number.isInteger(ahead) && Number(ahead) >= 0 && Number(ahead) <= 65_536;
 }

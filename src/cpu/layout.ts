@@ -20,7 +20,17 @@ const MAX_STEPS = 16;
 /** Values that share a scale where all have the same: enough to make its bytes few, few enough for sums to stay short. */
 const CONSTANT_GROUP = 256;
 
+/** Numbers of five ternary digits hold so many values. */
+const FIVES = 13;
+const TERNARY_CHUNK = 64;
+
 export type Use = "matrix" | "vector";
+
+/**
+ * How a matrix of tiles is multiplied, which decides how its codes lie in memory: with activations; by looking sums of four
+ * activations up for each bit of four codes; or sums of five for five codes, in 13 bytes for 64 codes below 3.
+ */
+export type Method = "dot" | "lookup" | "ternary";
 
 /** Plain floats: (n, k) row-major, or a vector, which is always of f32. */
 export interface Rows {
@@ -67,6 +77,8 @@ export interface Tiles {
   readonly remap: readonly number[] | null;
   /** Of a code in memory. */
   readonly bits: Width;
+  /** Codes in memory are below it. */
+  readonly count: number;
   readonly group: number;
   readonly product:
     /** level = step(code) - zero, with integers from 0 to 255 as steps: `steps[code]`, or the code itself. */
@@ -122,7 +134,7 @@ function tilesOf(structure: LevelStructure, divisor: number): Tiles | null {
     product: { kind: "table", table: levels } as const,
   };
   const bits = product.kind === "table" ? tableWidthFor(count) : widthFor(count);
-  return { kind: "tiles", ...common, group, bits, product, ...remapped(structure, codeOf) };
+  return { kind: "tiles", ...common, group, bits, count, product, ...remapped(structure, codeOf) };
 }
 
 interface Integers {
@@ -263,7 +275,7 @@ function isBfloat(x: number): boolean {
 }
 
 /** Bytes of a tensor as it is kept: whole tiles of 64 rows for matrices, f32 for vectors. */
-export function placedBytes(placement: Placement, { shape }: WeightTensor, use: Use): number {
+export function placedBytes(placement: Placement, { shape }: WeightTensor, use: Use, method: Method): number {
   const [n = 0, k = 0] = shape;
   if (use === "vector") return 4 * n;
   const rows = Math.ceil(n / TILE_ROWS) * TILE_ROWS;
@@ -273,16 +285,22 @@ export function placedBytes(placement: Placement, { shape }: WeightTensor, use: 
   const terms = scales.offset === null ? 1 : 2;
   const groups = scales.kind === "two-level" ? blockSize / group : Math.max(1, CHUNK / group); // of a block
   const blockBytes = { half: 2 * groups, float: 4 * groups, "two-level": 2 + groups }[scales.kind] * terms;
-  return rows * Math.ceil(k / (group * groups)) * (blockBytes + (group * groups * bits) / 8);
+  const codeBytes = method === "ternary" ? FIVES / TERNARY_CHUNK : bits / 8;
+  return rows * Math.ceil(k / (group * groups)) * (blockBytes + group * groups * codeBytes);
 }
 
-/** Bytes that the CPU backend holds for these tensors. */
+/** Whether the ternary kernels can run a matrix: those of three levels, in groups that are kept whole. */
+export function isTernary({ count, group, product }: Tiles): boolean {
+  return product.kind === "integer" && product.steps === null && count === 3 && group % TERNARY_CHUNK === 0;
+}
+
+/** Bytes that the CPU backend holds for these tensors, or a little less where its kernels are ternary. */
 export function memoryBytes(tensors: Iterable<WeightTensor>): number {
   const placements = new Placements();
   let total = 0;
   for (const tensor of tensors) {
     const use = tensor.shape.length === 2 ? "matrix" : "vector";
-    total += placedBytes(placements.of(tensor, use), tensor, use);
+    total += placedBytes(placements.of(tensor, use), tensor, use, "dot");
   }
   return total;
 }

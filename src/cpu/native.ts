@@ -8,6 +8,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
+import type { Method } from "./layout.ts";
 
 /** A loaded model in native memory. Mirrors `Session` in native/addon.cpp. */
 export interface NativeSession {
@@ -18,6 +19,9 @@ export interface NativeSession {
   close(): void;
   readonly bytes: { readonly weights: number; readonly cache: number; readonly scratch: number };
 }
+
+/** How many lookups fast aggregation sums by a tree of rounding averages; see native/kernels_scalar.cpp. */
+export type Average = 2 | 4 | 8;
 
 /** A matrix of n rows and k columns, timed with `tokens` vectors. */
 export interface BenchCase {
@@ -36,10 +40,16 @@ export interface BenchCase {
     readonly scales: "half" | "two-level" | "float";
     /** Groups that share an f16 where there are two levels, else 1. */
     readonly blockGroups: number;
+    /** Whether ternary kernels can run it. */
+    readonly ternary: boolean;
   };
   /** As in tuner.ts. */
-  readonly lookup: boolean;
+  readonly method: Method;
   readonly ahead: number;
+  /** Lookups are summed by averages of so many; exactly if not given. */
+  readonly average?: Average;
+  /** What vectors come as; f32 if not given. */
+  readonly activations?: "f32" | "f16";
   readonly rounds: number;
   /** Copies of the matrix fill so many bytes and are used in turn. */
   readonly poolBytes: number;
@@ -52,10 +62,21 @@ export interface BenchTimes {
   readonly bytes: number;
 }
 
+/** A matrix of integers with an f16 scale for each group of a multiple of 32, for native/ablation.h. */
+export type AblationCase = Pick<BenchCase, "bits" | "group" | "n" | "k" | "ahead" | "rounds" | "poolBytes">;
+
+/** One ablation, by its name in native/ablation.cpp; `nmse` of its product against float64. */
+export interface AblationTimes extends BenchTimes {
+  readonly name: string;
+  readonly nmse: number;
+}
+
 export interface NativeEngine {
   prepare(description: object): Promise<NativeSession>;
   /** Rejects where there is not as much memory. */
   bench(what: BenchCase): Promise<BenchTimes>;
+  /** Those that the instruction set has, in turn; none where it is not in AVERAGING of tuner.ts. */
+  ablate(what: AblationCase): Promise<readonly AblationTimes[]>;
   close(): void;
   /** Bytes of weights in place so far. */
   readonly loaded: number;

@@ -8,12 +8,13 @@ import { describe, expect, test } from "vitest";
 import { addChoices, readChoices } from "../../src/app/tuned.ts";
 import { packageVersion } from "../../src/app/version.ts";
 import { loadAddon, processorName } from "../../src/cpu/native.ts";
+import type { Kernel } from "../../src/cpu/tuner.ts";
 import { embeddedModel, testWith } from "../oracle/oracle.ts";
 import { folder, lutra, place } from "./lutra.ts";
 import { tiny } from "./tiny-model.ts";
 
-const dot = { lookup: false, ahead: 1024 };
-const lookup = { lookup: true, ahead: 0 };
+const dot: Kernel = { method: "dot", ahead: 1024 };
+const lookup: Kernel = { method: "lookup", ahead: 0 };
 
 describe("the file of choices", () => {
   const file = (name: string): string => join(folder, "choices", name, "kernels.json");
@@ -58,7 +59,7 @@ describe("the file of choices", () => {
       fc.property(texts, (text) => {
         writeFileSync(path, text);
         for (const kernel of readChoices("cpu", path).values()) {
-          expect(typeof kernel.lookup).toBe("boolean");
+          expect(["dot", "lookup", "ternary"]).toContain(kernel.method);
           expect(Number.isInteger(kernel.ahead) && kernel.ahead >= 0 && kernel.ahead <= 65_536).toBe(true);
         }
       }),

@@ -5,7 +5,7 @@ import { expect } from "vitest";
 
 import { type Backend, type Unavailable, type WeightSource, type WeightTensor } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
-import { placedBytes, Placements } from "../../src/cpu/layout.ts";
+import { type Method, placedBytes, Placements } from "../../src/cpu/layout.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
 import type { Op } from "../../src/ops.ts";
 import { oddTypes, programWith, typeNamed as typeIn } from "../ladder/program.ts";
@@ -52,17 +52,22 @@ testWith(addon, "a number of threads that cannot be is refused", () => {
     expect(() => openCpu({ threads })).toThrow(new RangeError(`threads: ${threads}; 1 to 1024`));
 });
 
-testWith(opened(), "the memory for weights is known before they are read", async (backend) => {
+const chosen: { method: Method } = { method: "dot" };
+const choosing = openCpu({ choose: () => ({ ...chosen, ahead: 0 }) });
+
+testWith(choosing, "the memory for weights is known before they are read", async (backend) => {
   const program = programWith(oddTypes);
-  for (const name of ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K", "TQ2_0"]) {
+  for (const name of ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_1", "Q4_K", "Q6_K", "TQ2_0", "TQ1_0"]) {
     const type = typeIn(program, name);
+    const isTernary = name === "TQ1_0" && backend.device.isa === "avx512-vbmi";
+    chosen.method = isTernary ? "ternary" : "dot";
     const shape = [70, 512] as const;
-    const weight = { name: "w", type, shape, bytes: randomBytes(type, 70 * 512, new Random(3)) };
-    const { weights, plan } = matrixPlan(weight);
+    const bytes = new Uint8Array(((70 * 512) / type.blockSize) * type.blockBytes);
+    const { weights, plan } = matrixPlan({ name: "w", type, shape, bytes });
     using file = weightFile(weights);
     const session = await backend.prepare(plan, file);
     const bytesOf = (tensor: WeightTensor): number =>
-      placedBytes(new Placements().of(tensor, "matrix"), tensor, "matrix");
+      placedBytes(new Placements().of(tensor, "matrix"), tensor, "matrix", chosen.method);
     const [input, matrix] = ["x", "w"].map((tensor) => bytesOf(file.tensor(tensor) as WeightTensor));
     expect(session.bytes.weights, name).toBe((input as number) + (matrix as number));
     await session[Symbol.asyncDispose]();

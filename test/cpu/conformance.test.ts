@@ -6,7 +6,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { Backend, Chunk, WeightSource } from "../../src/backend.ts";
 import { openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
-import { canLookUp, codesOf, type Kernel } from "../../src/cpu/tuner.ts";
+import { codesOf, type Kernel, methodsFor } from "../../src/cpu/tuner.ts";
 import { type Placement, Placements, type Tiles } from "../../src/cpu/layout.ts";
 import { decode } from "../../src/ladder/emit/codec.ts";
 import { encode } from "../../src/model/encode.ts";
@@ -33,11 +33,11 @@ const EPSILON = 2 ** -24; // half a unit in the last place of f32
 
 const addon = loadAddon();
 const isas = "unavailable" in addon ? [] : addon.isas();
-/** Kernels for integers; a matrix that lookups cannot run is multiplied by dot products in both. */
-const families = ["dot", "lookup"] as const;
+/** Kernels for integers; a matrix that those of a family cannot run is multiplied by dot products. */
+const families = ["dot", "lookup", "ternary"] as const;
 const machines = isas.flatMap((isa) =>
   families
-    .filter((family) => family === "dot" || canLookUp(isa, { bits: 1, plain: true }))
+    .filter((family) => methodsFor(isa, { bits: 2, plain: true, ternary: true }).includes(family))
     .flatMap((family) => [1, 2].map((threads) => ({ isa, threads, family, name: `${isa} ${family}` }))),
 );
 type Machine = (typeof machines)[number];
@@ -48,8 +48,8 @@ function cpu({ isa, threads, family }: Omit<Machine, "name">): Backend {
   let backend = backends.get(key);
   if (backend === undefined) {
     const choose = (tiles: Tiles): Kernel => ({
-      lookup: family === "lookup" && canLookUp(isa, codesOf(tiles)),
-      ahead: family === "lookup" ? 1024 : 0,
+      method: methodsFor(isa, codesOf(tiles)).includes(family) ? family : "dot",
+      ahead: family === "dot" ? 0 : 1024,
     });
     const opened = openCpu({ isa, threads, choose });
     if ("unavailable" in opened) throw new Error(opened.unavailable);
@@ -198,9 +198,9 @@ interface ProductBound {
   readonly rounding: number;
 }
 
-/** Whether lookups run a matrix that is kept so. */
-function looksUp(placement: Placement, family: Machine["family"]): boolean {
-  return family === "lookup" && placement.kind === "tiles" && canLookUp("scalar", codesOf(placement));
+/** Whether the kernels of a family run a matrix that is kept so. */
+function runs(placement: Placement, family: Machine["family"]): boolean {
+  return placement.kind === "tiles" && methodsFor("scalar", codesOf(placement)).includes(family);
 }
 
 /** @param largest of the matrix: no two of its weights lie further apart than twice that */
@@ -227,7 +227,17 @@ function productBound(
     }
     if (quantised) quantisation += ((greatest / 127) * weights) / 2;
   }
-  if (looksUp(placement, family)) {
+  if (family === "ternary" && runs(placement, family)) {
+    // A table's step is 1 / 127 of the largest sum of five |x| in its 64, of which value i is one of five i mod 13. An
+    // entry is off by half of that and by what rounding its five values to 1 / 128 of a step adds.
+    quantisation = 0;
+    for (let i = 0; i < k; i += 64) {
+      const sums = new Float64Array(13);
+      for (let j = 0; j < 64; j++) sums[j % 13]! += Math.abs(x[i + j] as number);
+      quantisation += 13 * (Math.max(...sums) / 127) * (1 / 2 + 5 / 2 / 128) * largest;
+    }
+  }
+  if (family === "lookup" && runs(placement, family)) {
     // A table's step is 1 / 127 of the largest sum of four |x| in its 32; an entry is off by half of that, for the signs
     // of each bit, which count half: in all half the distance of the ends of the codes, for each four.
     quantisation = 0;
@@ -326,7 +336,11 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
           using weights = weightFile(c.weights);
           const batch = [[chunk(range(c.tokens))]];
           const [want] = (await run(openReference(), c.plan, weights, batch)) as [Float32Array];
-          const bounds = { dot: gemmBounds(c, "dot"), lookup: gemmBounds(c, "lookup") };
+          const bounds = {
+            dot: gemmBounds(c, "dot"),
+            lookup: gemmBounds(c, "lookup"),
+            ternary: gemmBounds(c, "ternary"),
+          };
           const firsts = new Map<string, Float32Array>();
           for (const machine of machines) {
             const { isa, threads, family } = machine;
@@ -433,9 +447,13 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
           const rounding = (k / 16 + 4) * EPSILON * k * 3 * term;
           // In tables of their sums, of step 12 / 127, half a step for each four, halved for the signs of each bit.
           const tables = ((k / 4) * (12 / 127 / 2) * codes * largest(structure.scale)) / 2;
+          // And of step 15 / 127 for each five, with their values rounded to a 128th of it.
+          const fives = ((k * 13) / 64) * (15 / 127) * (1 / 2 + 5 / 2 / 128) * codes * largest(structure.scale);
           for (const machine of machines) {
-            const isLookup = looksUp(placementOf(type, 33, k), machine.family);
-            const bound = new Float64Array(33).fill(rounding + (isLookup ? tables : 0));
+            const { family } = machine;
+            const isRun = runs(placementOf(type, 33, k), family);
+            const error = isRun && family !== "dot" ? { lookup: tables, ternary: fives }[family] : 0;
+            const bound = new Float64Array(33).fill(rounding + error);
             const [got] = (await run(cpu(machine), plan, weights, [[chunk([0])]])) as [Float32Array];
             expectWithin(got, want, bound, `${name}, fill ${fill}, sign ${sign}, ${machine.name}`);
           }

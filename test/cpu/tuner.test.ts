@@ -6,11 +6,11 @@ import { expect, test } from "vitest";
 import { Placements, type Tiles } from "../../src/cpu/layout.ts";
 import { type BenchCase, type BenchTimes, loadAddon, processorName } from "../../src/cpu/native.ts";
 import {
-  canLookUp,
   caseName,
   caseOf,
   codesOf,
   type Kernel,
+  methodsFor,
   staticKernel,
   tune,
   type Tuned,
@@ -27,25 +27,40 @@ function tilesOf(name: string, n: number, k: number): Tiles {
   return placement;
 }
 
-test("the rule looks up few bits, and never what no kernel looks up", () => {
+test("the rule looks up few bits, and takes no method that there are no kernels for", () => {
   fc.assert(
     fc.property(
       fc.constantFrom(...ISAS, "another"),
       fc.constantFrom("AMD EPYC", "Intel(R) Xeon(R)", ""),
       fc.constantFrom(1, 2, 3, 4, 5, 6, 8),
       fc.boolean(),
-      (isa, processor, bits, plain) => {
-        const { lookup, ahead } = staticKernel(isa, processor, { bits, plain });
+      fc.boolean(),
+      (isa, processor, bits, plain, three) => {
+        const codes = { bits, plain, ternary: three && plain && bits === 2 };
+        const { method, ahead } = staticKernel(isa, processor, codes);
         expect(ahead).toBeGreaterThanOrEqual(0);
-        if (lookup) expect(bits <= 3 && canLookUp(isa, { bits, plain })).toBe(true);
-        expect(canLookUp(isa, { bits, plain: false })).toBe(false);
-        expect(canLookUp(isa, { bits: 8, plain })).toBe(false);
+        expect(methodsFor(isa, codes)).toContain(method);
+        if (method === "lookup") expect(bits).toBeLessThanOrEqual(3);
+        expect(methodsFor(isa, { ...codes, plain: false, ternary: false })).toEqual(["dot"]);
+        expect(methodsFor(isa, { bits: 8, plain, ternary: false })).toEqual(["dot"]);
       },
     ),
     { seed: 20_261_123 },
   );
-  expect(staticKernel("avx512-vbmi", "AMD EPYC", { bits: 1, plain: true })).toEqual({ lookup: true, ahead: 0 });
-  expect(staticKernel("avx2", "AMD EPYC", { bits: 2, plain: true })).toEqual({ lookup: false, ahead: 4096 });
+  const [one, two, three] = [
+    { bits: 1, plain: true, ternary: false },
+    { bits: 2, plain: true, ternary: false },
+    { bits: 2, plain: true, ternary: true },
+  ];
+  expect(staticKernel("avx512-vbmi", "AMD EPYC", one)).toEqual({ method: "lookup", ahead: 0 });
+  expect(staticKernel("avx2", "AMD EPYC", two)).toEqual({ method: "dot", ahead: 4096 });
+  expect(staticKernel("avx512-vbmi", "AMD EPYC", three)).toEqual({ method: "lookup", ahead: 0 });
+  expect(staticKernel("avx512-vbmi", "Intel(R) Xeon(R)", three)).toEqual({ method: "ternary", ahead: 4096 });
+});
+
+test("what has three levels in whole groups of 64 is ternary, and nothing else", () => {
+  const ternary = ["TQ1_0", "TQ2_0", "Q1_0", "Q2_K", "Q8_0"].filter((name) => codesOf(tilesOf(name, 64, 512)).ternary);
+  expect(ternary).toEqual(["TQ1_0"]); // the fourth code of TQ2_0 stands for a level of its own
 });
 
 test("a choice has the name of everything that it depends on", () => {
@@ -54,6 +69,9 @@ test("a choice has the name of everything that it depends on", () => {
   );
   expect(caseName("avx2", caseOf(tilesOf("IQ4_NL", 64, 512), 64, 512))).toBe(
     "avx2: 4 bits steps, groups of 32 half, 64 x 512",
+  );
+  expect(caseName("avx512-vbmi", caseOf(tilesOf("TQ1_0", 64, 512), 64, 512))).toBe(
+    "avx512-vbmi: 2 bits ternary, groups of 256 half, 64 x 512",
   );
 });
 
@@ -80,10 +98,10 @@ test("the fastest kernel is chosen, and the rule's where none is faster by more 
   const measure = (us: (kernel: Kernel) => number): Promise<Tuned[]> =>
     all(tune(engineWith(us), "avx512-vbmi", "AMD EPYC", [TQ2], Infinity));
   const name = caseName("avx512-vbmi", TQ2);
-  const dot = ({ lookup, ahead }: Kernel): number => (lookup ? 100 : ahead === 1024 ? 80 : 90);
-  expect(await measure(dot)).toEqual([{ name, kernel: { lookup: false, ahead: 1024 }, us: 80, ruleUs: 100 }]);
-  const near = ({ lookup, ahead }: Kernel): number => (lookup && ahead === 0 ? 100 : 97);
-  expect(await measure(near)).toEqual([{ name, kernel: { lookup: true, ahead: 0 }, us: 100, ruleUs: 100 }]);
+  const dot = ({ method, ahead }: Kernel): number => (method === "lookup" ? 100 : ahead === 1024 ? 80 : 90);
+  expect(await measure(dot)).toEqual([{ name, kernel: { method: "dot", ahead: 1024 }, us: 80, ruleUs: 100 }]);
+  const near = ({ method, ahead }: Kernel): number => (method === "lookup" && ahead === 0 ? 100 : 97);
+  expect(await measure(near)).toEqual([{ name, kernel: { method: "lookup", ahead: 0 }, us: 100, ruleUs: 100 }]);
 });
 
 test("kernels that cannot run a matrix are not tried, and tall matrices are cut", async () => {
@@ -98,10 +116,10 @@ test("kernels that cannot run a matrix are not tried, and tall matrices are cut"
       Infinity,
     ),
   );
-  expect(asked.map(({ lookup, ahead, n, tokens }) => [lookup, ahead, n, tokens])).toEqual([
-    [false, 0, 16_384, 1],
-    [false, 1024, 16_384, 1],
-    [false, 4096, 16_384, 1],
+  expect(asked.map(({ method, ahead, n, tokens }) => [method, ahead, n, tokens])).toEqual([
+    ["dot", 0, 16_384, 1],
+    ["dot", 1024, 16_384, 1],
+    ["dot", 4096, 16_384, 1],
   ]);
 });
 
@@ -124,12 +142,12 @@ test("what is not measured when the time is up is left out", async () => {
 testWith(loadAddon(), "this machine's kernels are measured, and what is chosen can run the matrix", async (addon) => {
   for (const isa of addon.isas().slice(0, -1)) {
     const engine = new addon.Engine(isa, 1);
-    const tiles = tilesOf("Q1_0", 256, 512);
+    const tiles = tilesOf("TQ1_0", 256, 512);
     const found = await all(tune(engine, isa, processorName(), [caseOf(tiles, 256, 512)], performance.now() + 60_000));
     engine.close();
     expect(found.length, isa).toBe(1);
     const [{ kernel, us, ruleUs }] = found as [Tuned];
-    expect(!kernel.lookup || canLookUp(isa, codesOf(tiles)), isa).toBe(true);
+    expect(methodsFor(isa, codesOf(tiles)), isa).toContain(kernel.method);
     expect(us > 0 && us <= ruleUs, isa).toBe(true);
   }
 });

@@ -32,22 +32,30 @@ export interface Toolchain {
   readonly runner: readonly string[];
 }
 
-/** The toolchain, or why it cannot be used: a program of one line is built and run with it. */
+/** As few lines as show whether a toolchain works, with a header that may be one of its own. */
+const PROBE = `#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+int main() { return 0; }
+`;
+
+/** The toolchain, or why it cannot be used: a program of a few lines is built and run with it. */
 export function usable(toolchain: Toolchain, remedy: string): Toolchain | Unavailable {
   const { compiler, flags, runner } = toolchain;
   const folder = mkdtempSync(join(tmpdir(), "lutra-toolchain-"));
   try {
     const [source, program] = [join(folder, "a.cpp"), join(folder, "a.out")];
-    writeFileSync(source, "int main() { return 0; }\n");
+    writeFileSync(source, PROBE);
     const [first, ...rest] = [...runner, program];
     const steps = [
-      { command: compiler, args: [...flags, source, "-o", program] },
+      { command: compiler, args: [...FLAGS, ...flags, source, "-o", program] },
       { command: first, args: rest },
     ];
     for (const { command, args } of steps) {
       const { status, error, stderr } = spawnSync(command, args, { encoding: "utf8", timeout: 60_000 });
       if (status === 0) continue;
-      const reason = error?.message ?? stderr.trim().split("\n")[0] ?? `exit status ${status}`;
+      const said = (): string => stderr.split("\n").find((line) => /error/i.test(line)) ?? stderr.trim();
+      const reason = error?.message ?? `exit status ${status}: ${said()}`;
       return { unavailable: `${command}: ${reason}; ${remedy}` };
     }
     return toolchain;
@@ -59,7 +67,7 @@ export function usable(toolchain: Toolchain, remedy: string): Toolchain | Unavai
 /** The path of the harness. Rejects with what the compiler says. */
 export async function build({ name, compiler, flags }: Toolchain): Promise<string> {
   const files = folders
-    .flatMap((folder) => readdirSync(folder).map((file) => join(folder, file)))
+    .flatMap((folder) => readdirSync(folder, { encoding: "utf8", recursive: true }).map((file) => join(folder, file)))
     .filter((file) => /\.(cpp|h)$/.test(file) && basename(file) !== "addon.cpp");
   const options = [...FLAGS, ...flags, ...folders.flatMap((folder) => ["-I", folder])];
   const hash = createHash("sha256").update(JSON.stringify([compiler, options]));

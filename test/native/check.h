@@ -56,14 +56,14 @@ class Exact {
   size_t size_;
 };
 
-/// Every table of kernels that this processor can run, the scalar one first.
-const std::vector<const lutra::Kernels*>& tables();
-
 constexpr double kEpsilon = 0x1p-24;  // half a unit in the last place of f32
 
 void checkKernels(Random& random);
+/// A part of it: the tables that lookups read.
+void checkTables(const lutra::Kernels& kernels, Random& random);
 void checkPool(Random& random);
 void checkLoader(Random& random);
 void checkExecutor(Random& random);
+void checkAblation(Random& random);
 
 }  // namespace harness

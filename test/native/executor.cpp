@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "bench.h"
+#include "isa.h"
 #include "sources.h"
 
 namespace harness {
@@ -88,7 +89,8 @@ std::vector<float> run(const Kernels& kernels, const Model& model, uint32_t thre
   std::atomic<uint64_t> loaded{0};
   std::vector<Source> matrices = model.matrices;
   for (Source& source : matrices)
-    if (source.layout != Layout::Dot) source.layout = kernels.lookup;
+    if (source.layout != Layout::Dot && !(source.layout == Layout::Ternary && kernels.tabulateFives))
+      source.layout = kernels.lookup;
   Executor executor(pool, kernels, model.plan, matrices, model.vectors, loaded);
   check(executor.logitsWidth() == kVocabulary, "the width of the logits");
   std::vector<float> out(rows.size() * kVocabulary);
@@ -113,7 +115,7 @@ void checkExecutor(Random& random) {
     for (uint32_t position = 0; position < 20; position++)
       for (uint32_t slot = 0; slot < kSlots; slot++)
         rows.push_back({int32_t(random.whole(0, kVocabulary - 1)), slot, position, true});
-    for (const Kernels* kernels : tables()) {
+    for (const Kernels* kernels : usableKernels()) {
       const std::string isa = kernels->isa;
       const std::vector<float> one = run(*kernels, model, 1, rows, rows.size());
       check(isSame(one, run(*kernels, model, 3, rows, rows.size())), isa + ": three threads give what one does");
@@ -155,7 +157,7 @@ void checkExecutor(Random& random) {
     check(said.find("it has shrunk since it was opened") != std::string::npos, "a file that was cut: " + said);
   }
   Pool pool(2);
-  for (const Kernels* kernels : tables()) {
+  for (const Kernels* kernels : usableKernels()) {
     BenchCase what{};
     what.bits = 4;
     what.group = 32;
@@ -165,7 +167,7 @@ void checkExecutor(Random& random) {
     what.blockGroups = 1;
     what.rounds = 2;
     what.poolBytes = 1 << 16;
-    what.lookup = kernels->lookup != Layout::Dot;
+    what.layout = kernels->lookup;
     const BenchTimes times = benchProduct(pool, *kernels, what);
     check(times.kernelUs.size() == 2 && times.readUs.size() == 3 && times.bytes > 0, "the benchmark's rounds");
   }

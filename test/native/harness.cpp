@@ -1,11 +1,12 @@
 // The native code without Node, so that it can be built with sanitizers or for another processor:
-//   harness [kernels] [pool] [loader] [executor]
+//   harness [kernels] [pool] [loader] [executor] [ablation]
 // Built and run by native.test.ts. Prints one line for each part, and ends with 1 where a check failed.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 
 #include "check.h"
+#include "isa.h"
 
 namespace harness {
 
@@ -27,28 +28,6 @@ void checkNear(double got, double want, double bound, const std::string& what) {
                            std::to_string(bound));
 }
 
-const std::vector<const lutra::Kernels*>& tables() {
-  static const std::vector<const lutra::Kernels*> usable = [] {
-    std::vector<const lutra::Kernels*> list{&lutra::scalarKernels};
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-      list.push_back(&lutra::avx2Kernels);
-      if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-          __builtin_cpu_supports("avx512vnni")) {
-        list.push_back(&lutra::avx512Kernels);
-        if (__builtin_cpu_supports("avx512vbmi")) list.push_back(&lutra::avx512VbmiKernels);
-      }
-    }
-#elif defined(__aarch64__)
-    list.push_back(&lutra::neonKernels);  // qemu has the dotprod extension
-#endif
-    return list;
-  }();
-  return usable;
-}
-
 }  // namespace harness
 
 int main(int count, char** arguments) {
@@ -56,7 +35,11 @@ int main(int count, char** arguments) {
   const struct {
     const char* name;
     void (*run)(Random&);
-  } parts[] = {{"kernels", checkKernels}, {"pool", checkPool}, {"loader", checkLoader}, {"executor", checkExecutor}};
+  } parts[] = {{"kernels", checkKernels},
+               {"pool", checkPool},
+               {"loader", checkLoader},
+               {"executor", checkExecutor},
+               {"ablation", checkAblation}};
   for (int i = 1; i < count; i++)
     for (const auto& part : parts) {
       if (std::strcmp(arguments[i], part.name)) continue;
@@ -66,7 +49,7 @@ int main(int count, char** arguments) {
       std::printf("%s: %llu checks\n", part.name, (unsigned long long)(checks - before));
     }
   std::printf("instruction sets:");
-  for (const lutra::Kernels* table : tables()) std::printf(" %s", table->isa);
+  for (const lutra::Kernels* table : lutra::usableKernels()) std::printf(" %s", table->isa);
   std::printf("\n%llu failed\n", (unsigned long long)failures);
   return failures || !checks;
 }

@@ -4,9 +4,13 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numeric>
+#include <set>
 #include <type_traits>
 
 #include "check.h"
+#include "isa.h"
+#include "product.h"
 
 namespace harness {
 
@@ -16,16 +20,49 @@ namespace {
 
 std::string named(const Kernels& kernels, const char* kernel) { return std::string(kernels.isa) + " " + kernel; }
 
+/// What kernels have code of their own for.
+struct Form {
+  Family family;
+  Layout layout;
+  uint32_t bits;
+  bool small;    // groups of 16 values
+  bool stepped;  // of integers
+  bool bfloats;  // of tables
+};
+
+std::vector<Form> integerForms(Layout layout) {
+  if (layout == Layout::Ternary) return {{Family::Integers, layout, 2, false, false, false}};
+  std::vector<Form> forms;
+  for (const uint32_t bits : {1u, 2u, 3u, 4u, 5u, 6u, 8u})
+    for (const bool small : {false, true}) {
+      if (layout == Layout::Dot || bits <= 4) forms.push_back({Family::Integers, layout, bits, small, false, false});
+      if (layout == Layout::Dot && bits <= 4) forms.push_back({Family::Integers, layout, bits, small, true, false});
+    }
+  return forms;
+}
+
+std::vector<Form> tableForms() {
+  std::vector<Form> forms;
+  for (const uint32_t bits : {2u, 4u, 8u})
+    for (const bool small : {false, true})
+      for (const bool bfloats : {false, true})
+        forms.push_back({Family::Tables, Layout::Dot, bits, small, false, bfloats});
+  return forms;
+}
+
+constexpr uint32_t kPasses = 4;  // tiles of each form
+
+/// In the first pass as many as need every step in which kernels take tokens: 4, 2 and 1.
+uint32_t tokensIn(uint32_t pass, Random& random) { return pass ? random.whole(1, kMaxTokens) : 7; }
+
 /// A packed matrix of one tile, with random codes and scales of usual sizes.
-Matrix randomTile(Random& random, Family family, Layout layout) {
+Matrix randomTile(Random& random, const Form& form) {
   Matrix m{};
   m.n = kTileRows;
-  m.family = family;
-  m.layout = layout;
-  m.bits = random.whole(1, layout == Layout::Dot ? 7 : 4);
-  if (m.bits == 7) m.bits = 8;
-  if (family == Family::Tables) m.bits = 1u << random.whole(1, 3);
-  m.group = random.whole(0, 2) ? 32 * random.whole(1, 4) : 16;
+  m.family = form.family;
+  m.layout = form.layout;
+  m.bits = form.bits;
+  m.group = form.small ? 16 : m.chunkValues() * random.whole(1, 4);
   m.scales = Scales(random.whole(0, 2));
   const uint32_t shared = m.scales == Scales::TwoLevel ? random.whole(1, 4) : 1;  // blocks are of 32 values
   m.blockGroups = m.group == 16 ? 2 * shared : shared;
@@ -34,9 +71,9 @@ Matrix randomTile(Random& random, Family family, Layout layout) {
   m.ahead = 1024 * random.whole(0, 4);
   m.hasOffset = random.coin();
   m.factor = std::ldexp(1.0f, int(random.whole(0, 8)) - 4);
-  if (family == Family::Tables) {
+  if (form.family == Family::Tables) {
     std::vector<float> levels = random.normals(size_t(1) << m.bits);
-    if (random.coin())  // bf16 levels, which have kernels of their own
+    if (form.bfloats)
       for (float& level : levels) {
         uint32_t bits;
         std::memcpy(&bits, &level, 4);
@@ -46,15 +83,26 @@ Matrix randomTile(Random& random, Family family, Layout layout) {
     setTable(m, levels);
   } else {
     m.zero = float(random.whole(0, 1u << m.bits)) / (random.coin() ? 1 : 2);
-    m.stepped = layout == Layout::Dot && m.bits <= 4 && random.coin();
+    m.stepped = form.stepped;
     for (uint8_t& step : m.steps) step = uint8_t(random.bits());
   }
-  m.stride = m.tileBytes();
+  m.turns = 1;
   return m;
 }
 
+/// Byte i of a matrix, random where it is of codes; an extreme one is of the largest, or, where they have one, of
+/// either sign.
+uint8_t randomByte(const Matrix& m, size_t i, Random& random, bool extreme) {
+  const uint32_t bits = random.bits();
+  if (m.layout != Layout::Ternary) return uint8_t(extreme ? 0xff : bits);
+  const bool isLast = (i % m.blockBytes() - m.headerBytes()) / kTileRows % kFives == kFives - 1;
+  const uint32_t most = isLast ? 40 : 121;  // the last number has four digits
+  const uint32_t number = extreme ? most : (bits & 0xff) % (most + 1);
+  return uint8_t(number ? number | (bits >> 8 & 0x80) : 0);
+}
+
 void fillTile(const Matrix& m, uint8_t* tile, Random& random, bool extreme) {
-  for (size_t i = 0; i < m.tileBytes(); i++) tile[i] = extreme ? 0xff : uint8_t(random.bits());
+  for (size_t i = 0; i < m.tileBytes(); i++) tile[i] = randomByte(m, i, random, extreme);
   for (uint8_t* block = tile; block < tile + m.tileBytes(); block += m.blockBytes())
     for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
       for (uint32_t r = 0; r < m.partRows() * (m.scales == Scales::TwoLevel ? 1 : m.blockGroups); r++) {
@@ -83,13 +131,14 @@ struct Sixteen {
 Product64 product64(const Matrix& m, const uint8_t* tile, uint32_t row,
                     const std::function<Sixteen(uint32_t, const uint8_t*)>& sixteen) {
   const uint32_t lane = row % m.partRows();
-  const uint8_t* block = tile + row / m.partRows() * m.partBytes();
+  const uint8_t* block = tile + row / m.partRows() * m.blocks() * m.blockBytes();
   Product64 total{0, 0};
-  uint8_t codes[kChunk];
+  const uint32_t chunk = m.chunkValues();
+  uint8_t codes[kTernaryChunk];
   for (uint32_t k0 = 0; k0 < m.k; k0 += m.blockValues(), block += m.blockBytes())
     for (uint32_t i = 0; i < m.blockValues() && k0 + i < m.k; i += 16) {
-      if (i % kChunk == 0) takeChunk(m, block + m.headerBytes() + i / kChunk * m.chunkBytes(), lane, codes);
-      const Sixteen s = sixteen(k0 + i, codes + i % kChunk);
+      if (i % chunk == 0) takeChunk(m, block + m.headerBytes() + i / chunk * m.chunkBytes(), lane, codes);
+      const Sixteen s = sixteen(k0 + i, codes + i % chunk);
       const double scale = m.scaleOf(block, i / m.group, lane);
       total.value += scale * s.products;
       total.size += std::fabs(scale) * s.size;
@@ -135,136 +184,231 @@ Sixteen lookup64(const Matrix& m, uint32_t k, const uint8_t* codes, const Activa
   return s;
 }
 
+/// By tables of the sums of five, all of a chunk with its first sixteen values.
+Sixteen ternary64(const Matrix& m, uint32_t k, const uint8_t* codes, const Activations& x) {
+  Sixteen s;
+  if (k % kTernaryChunk) return s;
+  for (uint32_t f = 0; f < kFives; f++) {
+    int number = 0, power = 1;
+    for (uint32_t v = f; v < kTernaryChunk; v += kFives, power *= 3) number += (int(codes[v]) - 1) * power;
+    const int found = x.fives[k / kTernaryChunk * kFiveBytes + 128 * f + uint32_t(std::abs(number))] - 128;
+    const double worth = double(number < 0 ? -found : found) * x.fiveScales[k / kTernaryChunk];
+    s.products += worth;
+    s.size += std::fabs(worth);
+  }
+  s.ones = x.fiveSums[k / kTernaryChunk];
+  s.onesSize = std::fabs(s.ones);
+  s.products += (1 - m.zero) * s.ones;
+  s.size += (1 + std::fabs(m.zero)) * s.onesSize;
+  return s;
+}
+
 /// Roundings on the way of one term of a product of length k, in any order: sums of the terms, then a few factors.
 double productBound(uint32_t k, double size) { return (k + 16) * kEpsilon * size; }
 
 /// The activations of `tokens` rows, in a room of the harness's own.
 struct Prepared {
   uint32_t tokens, k;
-  Forms forms{true, true};
+  Forms forms;
   Exact memory;
   ActivationRoom room;
 
   Prepared(const std::vector<float>& x, uint32_t tokens, uint32_t k)
       : tokens(tokens),
         k(k),
+        forms{true, true, k % kTernaryChunk == 0},
         memory(ActivationRoom::bytesFor(size_t(tokens) * paddedTo(k), forms)),
         room(memory.data(), size_t(tokens) * paddedTo(k), forms) {
     for (uint32_t t = 0; t < tokens; t++) room.put(scalarKernels, forms, t, &x[size_t(t) * k], k);
   }
 };
 
-void integerTiles(const Kernels& kernels, Random& random, Layout layout) {
-  const std::string name = named(kernels, layout == Layout::Dot ? "dot" : "lookup");
-  for (int round = 0; round < 48; round++) {
-    const bool extreme = round % 4 == 3;
-    const Matrix m = randomTile(random, Family::Integers, layout);
-    const Exact tile(m.tileBytes());
-    fillTile(m, tile.data(), random, extreme);
-    const uint32_t tokens = random.whole(1, kMaxTokens);
-    std::vector<float> x = random.normals(size_t(tokens) * m.k);
-    if (extreme)
-      for (float& value : x) value = value < 0 ? -1.0f : 1.0f;  // codes of -127 and 127 alone
-    const Prepared prepared(x, tokens, m.k);
-    const Activations all = prepared.room.rows(m.k);
-    const Exact out(size_t(tokens) * kTileRows * 4);
-    float* products = reinterpret_cast<float*>(out.data());
-    kernels.integerTile(m, tile.data(), all, tokens, products);
-    for (uint32_t t = 0; t < tokens; t++) {
-      const Activations one = all.from(t);
-      const auto x64 = [&](uint32_t i) { return double(one.codes[i]) * one.scales[i / kActGroup]; };
-      for (uint32_t r = 0; r < kTileRows; r++) {
-        const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
-          return layout == Layout::Dot ? dot64(m, k, codes, x64) : lookup64(m, k, codes, one);
-        });
-        checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), name);
-      }
-      // Nothing of a token depends on those beside it.
-      float alone[kTileRows];
-      kernels.integerTile(m, tile.data(), one, 1, alone);
-      check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), name + " of one token");
+const char* nameOf(Layout layout) {
+  return layout == Layout::Dot ? "dot" : layout == Layout::Ternary ? "ternary" : "lookup";
+}
+
+void integerTile(const Kernels& kernels, Random& random, const Form& form, uint32_t pass) {
+  const std::string name = named(kernels, nameOf(form.layout));
+  const bool extreme = pass == 3;
+  const Matrix m = randomTile(random, form);
+  const Exact tile(m.tileBytes());
+  fillTile(m, tile.data(), random, extreme);
+  const uint32_t tokens = tokensIn(pass, random);
+  std::vector<float> x = random.normals(size_t(tokens) * m.k);
+  if (extreme)
+    for (float& value : x) value = value < 0 ? -1.0f : 1.0f;  // codes of -127 and 127 alone
+  const Prepared prepared(x, tokens, m.k);
+  const Activations all = prepared.room.rows(m.k);
+  const Exact out(size_t(tokens) * kTileRows * 4);
+  float* products = reinterpret_cast<float*>(out.data());
+  kernels.integerTile(m, {tile.data(), 0, m.k}, all, tokens, products);
+  for (uint32_t t = 0; t < tokens; t++) {
+    const Activations one = all.from(t);
+    const auto x64 = [&](uint32_t i) { return double(one.codes[i]) * one.scales[i / kActGroup]; };
+    for (uint32_t r = 0; r < kTileRows; r++) {
+      const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
+        return m.layout == Layout::Dot       ? dot64(m, k, codes, x64)
+               : m.layout == Layout::Ternary ? ternary64(m, k, codes, one)
+                                             : lookup64(m, k, codes, one);
+      });
+      checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), name);
     }
+    // Nothing of a token depends on those beside it.
+    float alone[kTileRows];
+    kernels.integerTile(m, {tile.data(), 0, m.k}, one, 1, alone);
+    check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), name + " of one token");
   }
 }
 
 /// With scales and activations that are small integers every sum of a kernel is exact, so all orders give the same.
-void exactTiles(const Kernels& kernels, Random& random, Layout layout) {
-  for (int round = 0; round < 48; round++) {
-    Matrix m = randomTile(random, Family::Integers, layout);
-    m.scales = Scales::Half;
-    m.blockGroups = m.group == 16 ? 2 : 1;
-    m.k = m.blockValues() * (1 + 128 / m.blockValues());
-    m.zero = std::floor(m.zero);
-    m.factor = 1;
-    m.stride = m.tileBytes();
-    const Exact tile(m.tileBytes());
-    fillTile(m, tile.data(), random, round % 3 == 1);
-    for (uint8_t* block = tile.data(); block < tile.data() + m.tileBytes(); block += m.blockBytes())
-      for (uint32_t i = 0; i < m.headerBytes() / 2; i++) {
-        const uint16_t half = floatToHalf(float(random.whole(0, 4)) - 2);
-        std::memcpy(block + 2 * i, &half, 2);
-      }
-    const uint32_t tokens = random.whole(1, kMaxTokens), k = paddedTo(m.k);
-    const Prepared prepared(std::vector<float>(size_t(tokens) * m.k), tokens, m.k);
-    const Activations all = prepared.room.rows(m.k);
-    const auto fill = [&](auto* from, size_t count, auto make) {
-      auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(from)>>*>(from);
-      for (size_t i = 0; i < count; i++) to[i] = make(i);
-    };
-    const int end = round % 3 == 1 ? 127 : round % 3 == 2 ? -127 : 0;  // all at one end, or any
-    const auto byte = [&](size_t) { return int8_t(end ? end : int(random.whole(0, 254)) - 127); };
-    fill(all.codes, size_t(tokens) * k, byte);
-    fill(all.tables, size_t(tokens) * k * 4, byte);
-    fill(all.scales, size_t(tokens) * k / 16, [](size_t) { return 1.0f; });
-    fill(all.tableScales, size_t(tokens) * k / 32, [](size_t) { return 1.0f; });
-    fill(all.tableSums, size_t(tokens) * k / 16, [&](size_t) { return 2 * (float(random.whole(0, 8)) - 4); });
-    fill(all.sums, size_t(tokens) * k / 16, [&](size_t g) {
-      float sum = 0;
-      for (int i = 0; i < 16; i++) sum += all.codes[16 * g + i];
-      return sum;
-    });
-    float want[kMaxTokens * kTileRows], got[kMaxTokens * kTileRows];
-    scalarKernels.integerTile(m, tile.data(), all, tokens, want);
-    kernels.integerTile(m, tile.data(), all, tokens, got);
-    check(!std::memcmp(want, got, tokens * kTileRows * sizeof(float)),
-          named(kernels, layout == Layout::Dot ? "dot" : "lookup") + " of integers equals the scalar kernel");
-  }
-}
-
-void places(Random& random, Layout layout) {
-  for (int round = 0; round < 100; round++) {
-    const Matrix m = randomTile(random, Family::Integers, layout);
-    const Exact chunk(m.chunkBytes());
-    std::memset(chunk.data(), 0, chunk.size());
-    std::vector<uint8_t> codes(m.partRows() * kChunk), back(codes.size());
-    for (uint8_t& code : codes) code = uint8_t(random.bits() & ((1u << m.bits) - 1));
-    for (uint32_t row = 0; row < m.partRows(); row++) placeChunk(m, &codes[row * kChunk], row, chunk.data());
-    for (uint32_t row = 0; row < m.partRows(); row++) takeChunk(m, chunk.data(), row, &back[row * kChunk]);
-    check(codes == back, "codes come back from where they are placed");
-  }
-}
-
-void tableTiles(const Kernels& kernels, Random& random) {
-  for (int round = 0; round < 24; round++) {
-    const Matrix m = randomTile(random, Family::Tables, Layout::Dot);
-    const Exact tile(m.tileBytes());
-    fillTile(m, tile.data(), random, false);
-    const uint32_t tokens = random.whole(1, kMaxTokens);
-    const Exact input(size_t(tokens) * m.k * 4), out(size_t(tokens) * kTileRows * 4);
-    float *x = reinterpret_cast<float*>(input.data()), *products = reinterpret_cast<float*>(out.data());
-    for (size_t i = 0; i < size_t(tokens) * m.k; i++) x[i] = random.normal();
-    kernels.tableTile(m, tile.data(), x, tokens, products);
-    for (uint32_t t = 0; t < tokens; t++) {
-      for (uint32_t r = 0; r < kTileRows; r++) {
-        const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
-          return dot64(m, k, codes, [&](uint32_t i) { return double(x[size_t(t) * m.k + i]); });
-        });
-        checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), named(kernels, "tableTile"));
-      }
-      float alone[kTileRows];
-      kernels.tableTile(m, tile.data(), x + size_t(t) * m.k, 1, alone);
-      check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), named(kernels, "tableTile of one token"));
+void exactTile(const Kernels& kernels, Random& random, const Form& form, uint32_t pass) {
+  Matrix m = randomTile(random, form);
+  m.scales = Scales::Half;
+  m.blockGroups = m.group == 16 ? 2 : 1;
+  m.k = m.blockValues() * (1 + 128 / m.blockValues());
+  m.zero = std::floor(m.zero);
+  m.factor = 1;
+  m.turns = 1;
+  const Exact tile(m.tileBytes());
+  fillTile(m, tile.data(), random, pass == 1);
+  for (uint8_t* block = tile.data(); block < tile.data() + m.tileBytes(); block += m.blockBytes())
+    for (uint32_t i = 0; i < m.headerBytes() / 2; i++) {
+      const uint16_t half = floatToHalf(float(random.whole(0, 4)) - 2);
+      std::memcpy(block + 2 * i, &half, 2);
     }
+  const uint32_t tokens = tokensIn(pass, random), k = paddedTo(m.k);
+  const Prepared prepared(std::vector<float>(size_t(tokens) * m.k), tokens, m.k);
+  const Activations all = prepared.room.rows(m.k);
+  const auto fill = [&](auto* from, size_t count, auto make) {
+    auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(from)>>*>(from);
+    for (size_t i = 0; i < count; i++) to[i] = make(i);
+  };
+  const int end = pass == 1 ? 127 : pass == 2 ? -127 : 0;  // all at one end, or any
+  const auto byte = [&](size_t) { return int8_t(end ? end : int(random.whole(0, 254)) - 127); };
+  fill(all.codes, size_t(tokens) * k, byte);
+  fill(all.tables, size_t(tokens) * k * 4, byte);
+  fill(all.scales, size_t(tokens) * k / 16, [](size_t) { return 1.0f; });
+  fill(all.tableScales, size_t(tokens) * k / 32, [](size_t) { return 1.0f; });
+  if (prepared.forms.fives) {
+    fill(all.fives, size_t(tokens) * k / 64 * kFiveBytes, [&](size_t i) { return uint8_t(byte(i) + 128); });
+    fill(all.fiveScales, size_t(tokens) * k / 64, [](size_t) { return 1.0f; });
+    fill(all.fiveSums, size_t(tokens) * k / 64, [&](size_t) { return float(random.whole(0, 8)) - 4; });
+  }
+  fill(all.tableSums, size_t(tokens) * k / 16, [&](size_t) { return 2 * (float(random.whole(0, 8)) - 4); });
+  fill(all.sums, size_t(tokens) * k / 16, [&](size_t g) {
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += all.codes[16 * g + i];
+    return sum;
+  });
+  float want[kMaxTokens * kTileRows], got[kMaxTokens * kTileRows];
+  scalarKernels.integerTile(m, {tile.data(), 0, m.k}, all, tokens, want);
+  kernels.integerTile(m, {tile.data(), 0, m.k}, all, tokens, got);
+  check(!std::memcmp(want, got, tokens * kTileRows * sizeof(float)),
+        named(kernels, nameOf(m.layout)) + " of integers equals the scalar kernel");
+}
+
+/// Products of several tiles of a matrix whose rows are longer than a stretch, beside another that lies in turn with
+/// it. All are of small integers, so that every sum is exact: what comes must be the products of rows as they are
+/// gathered.
+void products(const Kernels& kernels, Random& random, const Form& form) {
+  Matrix m = randomTile(random, form);
+  m.scales = Scales::Half;
+  m.blockGroups = m.group == 16 ? 2 : 1;
+  m.n = random.whole(1, 20 * kTileRows);
+  m.k = m.blockValues() * random.whole(1, 3 * kStretchValues / m.blockValues());
+  m.zero = 1;
+  m.factor = 1;
+  m.turns = random.whole(1, 2);
+  m.turn = m.turns - 1;
+  const Exact data(m.bytes() * m.turns);
+  for (size_t i = 0; i < data.size(); i++) data.data()[i] = randomByte(m, i, random, false);
+  for (uint8_t* block = data.data(); block < data.data() + data.size(); block += m.blockBytes())
+    for (uint32_t i = 0; i < m.headerBytes() / 2; i++) {
+      const uint16_t half = floatToHalf(float(random.whole(0, 2)) - 1);
+      std::memcpy(block + 2 * i, &half, 2);
+    }
+  m.data = data.data();
+
+  const uint32_t tokens = random.whole(1, 9), k = paddedTo(m.k);
+  const Prepared prepared(std::vector<float>(size_t(tokens) * m.k), tokens, m.k);
+  const Activations x = prepared.room.rows(m.k);
+  int8_t *codes = const_cast<int8_t*>(x.codes), *tables = const_cast<int8_t*>(x.tables);
+  for (size_t i = 0; i < size_t(tokens) * k; i++) codes[i] = int8_t(int(random.whole(0, 4)) - 2);
+  for (size_t g = 0; g < size_t(tokens) * k / 16; g++) {
+    const_cast<float*>(x.scales)[g] = 1;
+    const_cast<float*>(x.tableScales)[g / 2] = 0.5f;
+    float& sum = const_cast<float*>(x.sums)[g];
+    sum = 0;
+    for (int i = 0; i < 16; i++) sum += codes[16 * g + i];
+    const_cast<float*>(x.tableSums)[g] = sum;
+    for (int f = 0; f < 4; f++)
+      for (int c = 0; c < 16; c++) {
+        int entry = 0;
+        for (int j = 0; j < 4; j++) entry += c >> j & 1 ? codes[16 * g + 4 * f + j] : -codes[16 * g + 4 * f + j];
+        tables[64 * g + 16 * f + c] = int8_t(entry);
+      }
+  }
+  for (size_t f = 0; prepared.forms.fives && f < size_t(tokens) * k / 64 * kFives; f++) {
+    const size_t chunk = f / kFives;
+    const int8_t* values = codes + chunk * kTernaryChunk;
+    uint8_t* entries = const_cast<uint8_t*>(x.fives) + 128 * f;
+    for (int n = 0; n <= 121; n++) {
+      int entry = 128, left = n;
+      for (uint32_t v = f % kFives; v < kTernaryChunk; v += kFives, left = (left + 1) / 3)
+        entry += ((left + 1) % 3 - 1) * values[v];
+      entries[n] = uint8_t(entry);
+    }
+    const_cast<float*>(x.fiveScales)[chunk] = 1;
+    const_cast<float*>(x.fiveSums)[chunk] = float(std::accumulate(values, values + kTernaryChunk, 0));
+  }
+  const std::string name = named(kernels, "products by ") + nameOf(form.layout);
+  const uint32_t most = std::min(kProducts / tokens, m.tiles()), first = random.whole(0, m.tiles() - most);
+  std::vector<float> got(size_t(most) * tokens * kTileRows), row(m.k);
+  multiply(kernels, m, first, most, {x, nullptr}, 0, tokens, got.data());
+  for (uint32_t tile = 0; tile < most; tile++)
+    for (uint32_t r = random.whole(0, 15); r < kTileRows && (first + tile) * kTileRows + r < m.n; r += 16) {
+      gatherRow(m, (first + tile) * kTileRows + r, row.data());
+      for (uint32_t t = 0; t < tokens; t++) {
+        double want = 0;
+        for (uint32_t i = 0; i < m.k; i++) want += double(row[i]) * codes[size_t(t) * k + i];
+        checkNear(got[(size_t(tile) * tokens + t) * kTileRows + r], want, 0, name);
+      }
+    }
+}
+
+void places(Random& random, const Form& form) {
+  const Matrix m = randomTile(random, form);
+  const Exact chunk(m.chunkBytes());
+  std::memset(chunk.data(), 0, chunk.size());
+  const uint32_t values = m.chunkValues(), size = m.chunkWords();
+  std::vector<uint8_t> codes(m.partRows() * values), back(codes.size());
+  for (uint8_t& code : codes) code = uint8_t(random.bits() % (m.layout == Layout::Ternary ? 3 : 1u << m.bits));
+  std::vector<uint32_t> words(m.partRows() * size);
+  for (uint32_t row = 0; row < m.partRows(); row++) packRow(m, &codes[row * values], 1, &words[row * size]);
+  placeChunk(m, words.data(), size, chunk.data());
+  for (uint32_t row = 0; row < m.partRows(); row++) takeChunk(m, chunk.data(), row, &back[row * values]);
+  check(codes == back, "codes come back from where they are placed");
+}
+
+void tableTile(const Kernels& kernels, Random& random, const Form& form, uint32_t pass) {
+  const Matrix m = randomTile(random, form);
+  const Exact tile(m.tileBytes());
+  fillTile(m, tile.data(), random, false);
+  const uint32_t tokens = tokensIn(pass, random);
+  const Exact input(size_t(tokens) * m.k * 4), out(size_t(tokens) * kTileRows * 4);
+  float *x = reinterpret_cast<float*>(input.data()), *products = reinterpret_cast<float*>(out.data());
+  for (size_t i = 0; i < size_t(tokens) * m.k; i++) x[i] = random.normal();
+  kernels.tableTile(m, {tile.data(), 0, m.k}, x, tokens, products);
+  for (uint32_t t = 0; t < tokens; t++) {
+    for (uint32_t r = 0; r < kTileRows; r++) {
+      const Product64 want = product64(m, tile.data(), r, [&](uint32_t k, const uint8_t* codes) {
+        return dot64(m, k, codes, [&](uint32_t i) { return double(x[size_t(t) * m.k + i]); });
+      });
+      checkNear(products[t * kTileRows + r], want.value, productBound(m.k, want.size), named(kernels, "tableTile"));
+    }
+    float alone[kTileRows];
+    kernels.tableTile(m, {tile.data(), 0, m.k}, x + size_t(t) * m.k, 1, alone);
+    check(!std::memcmp(alone, products + t * kTileRows, sizeof alone), named(kernels, "tableTile of one token"));
   }
 }
 
@@ -276,7 +420,7 @@ void floatTiles(const Kernels& kernels, Random& random) {
     m.k = random.whole(1, 200);
     m.n = random.whole(1, kTileRows);
     const size_t size = floatBytes(m.format);
-    const uint32_t tokens = random.whole(1, kMaxTokens);
+    const uint32_t tokens = round % 2 ? kMaxTokens : random.whole(1, kMaxTokens);  // eight have code of their own
     const Exact rows(size_t(m.n) * m.k * size), input(size_t(tokens) * m.k * 4), out(size_t(tokens) * kTileRows * 4);
     for (size_t i = 0; i < size_t(m.n) * m.k; i++) {
       const float value = random.normal();
@@ -325,37 +469,6 @@ void quantizers(const Kernels& kernels, Random& random) {
   }
 }
 
-/// Tables equal the scalar kernel's bit for bit, whatever the activations.
-void tabulators(const Kernels& kernels, Random& random) {
-  for (int round = 0; round < 200; round++) {
-    const uint32_t k = kChunk * random.whole(1, 6);
-    std::vector<float> x = random.normals(k);
-    const float size = std::ldexp(1.0f, int(random.whole(0, 250)) - 135);
-    for (float& value : x) value = random.whole(0, 9) ? value * size : 0.0f;
-    if (random.coin()) std::fill(x.begin(), x.begin() + kChunk, 0.0f);
-    if (round % 8 == 0) x[random.whole(0, k - 1)] = round % 16 ? NAN : -INFINITY;
-    struct Tables {
-      std::vector<int8_t> entries;
-      std::vector<float> scales, sums;
-    };
-    const auto by = [&](const Kernels& table) {
-      Tables t{std::vector<int8_t>(4 * k), std::vector<float>(k / kChunk), std::vector<float>(k / 16)};
-      table.tabulate(x.data(), k, t.entries.data(), t.scales.data(), t.sums.data());
-      return t;
-    };
-    const Tables want = by(scalarKernels), got = by(kernels);
-    check(want.entries == got.entries, named(kernels, "tabulate: entries"));
-    for (uint32_t i = 0; i < k / kChunk; i++)
-      checkNear(got.scales[i], want.scales[i], 0, named(kernels, "tabulate: scales"));
-    for (uint32_t i = 0; i < k / 16; i++) {
-      double sum = 0, magnitude = 0;
-      for (uint32_t j = 0; j < 16; j++) sum += x[16 * i + j], magnitude += std::fabs(x[16 * i + j]);
-      // An infinity may come as such or as NaN.
-      if (std::isfinite(sum)) checkNear(got.sums[i], sum, 16 * kEpsilon * magnitude, named(kernels, "tabulate: sums"));
-    }
-  }
-}
-
 void rows(const Kernels& kernels, Random& random) {
   for (int round = 0; round < 40; round++) {
     const uint32_t n = random.whole(1, 300);
@@ -394,7 +507,8 @@ void rows(const Kernels& kernels, Random& random) {
 
 void attentions(const Kernels& kernels, Random& random) {
   for (int round = 0; round < 30; round++) {
-    const uint32_t length = random.whole(1, 90), d = 2 * random.whole(1, 66);
+    const uint32_t own[] = {64, 80, 96, 128};  // kernels have code of their own for these
+    const uint32_t length = random.whole(1, 90), d = round % 2 ? own[round / 2 % 4] : 2 * random.whole(1, 66);
     const Exact query(d * 4), keys(size_t(length) * d * 2), values(keys.size()), scores(length * 4), out(d * 4);
     float *q = reinterpret_cast<float*>(query.data()), *y = reinterpret_cast<float*>(out.data());
     uint16_t *key = reinterpret_cast<uint16_t*>(keys.data()), *value = reinterpret_cast<uint16_t*>(values.data());
@@ -431,16 +545,22 @@ void attentions(const Kernels& kernels, Random& random) {
 }  // namespace
 
 void checkKernels(Random& random) {
-  for (const Kernels* kernels : tables()) {
-    for (const Layout layout : {Layout::Dot, kernels->lookup}) {
-      places(random, layout);
-      integerTiles(*kernels, random, layout);
-      exactTiles(*kernels, random, layout);
-    }
-    tableTiles(*kernels, random);
+  for (const Kernels* kernels : usableKernels()) {
+    std::set layouts{Layout::Dot, kernels->lookup};
+    if (kernels->tabulateFives) layouts.insert(Layout::Ternary);
+    for (const Layout layout : layouts)
+      for (const Form& form : integerForms(layout))
+        for (uint32_t pass = 0; pass < kPasses; pass++) {
+          places(random, form);
+          integerTile(*kernels, random, form, pass);
+          exactTile(*kernels, random, form, pass);
+          if (pass == 0) products(*kernels, random, form);
+        }
+    for (const Form& form : tableForms())
+      for (uint32_t pass = 0; pass < kPasses; pass++) tableTile(*kernels, random, form, pass);
     floatTiles(*kernels, random);
     quantizers(*kernels, random);
-    tabulators(*kernels, random);
+    checkTables(*kernels, random);
     rows(*kernels, random);
     attentions(*kernels, random);
   }

@@ -166,10 +166,16 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
       for (uint32_t i = 0; i < blockSize; i++) part.lane.push_back(uint8_t(random.coin()));
     for (uint32_t i = 0; i < count * part.lanes; i++) part.digits.push_back(uint16_t(random.bits() % count));
   }
+  const bool isTernary = type.integers && type.group % kTernaryChunk == 0 && random.coin();
+  if (isTernary) {
+    type.bits = 2;
+    type.remap.resize(count);
+    for (uint8_t& code : type.remap) code = uint8_t(random.bits() % 3);
+  }
   type.parts.push_back(std::move(part));
   if (type.integers) {
     type.zero = float(random.whole(0, 1u << type.bits)) / 2;
-    if (type.bits <= 4 && random.coin())
+    if (type.bits <= 4 && !isTernary && random.coin())
       for (uint32_t i = 0; i < 1u << type.bits; i++) type.steps.push_back(uint8_t(random.bits()));
   } else {
     type.table = random.normals(size_t(1) << type.bits);
@@ -181,6 +187,7 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
 
   Source source{"tiles", -1, file.size(), n, k, false, FloatFormat::F32, type, Layout::Dot, 0};
   if (type.integers && type.steps.empty() && type.bits <= 4) source.layout = Layout(random.whole(0, 2));
+  if (isTernary) source.layout = Layout::Ternary;
   file.resize(file.size() + size_t(n) * source.rowBytes());
   for (size_t i = source.byteOffset; i < file.size(); i++) file[i] = uint8_t(random.bits());
   for (size_t block = source.byteOffset; block < file.size(); block += type.blockBytes)
@@ -233,8 +240,12 @@ void decodeRow(const Source& source, const std::vector<uint8_t>& file, uint32_t 
 }
 
 void checkLoader(Random& random) {
+  LoadRoom room;  // one for all, so that what a matrix leaves there would show in the next
   for (int round = 0; round < 150; round++) {
-    const uint32_t blockSize = 16 * random.whole(1, 16), k = blockSize * random.whole(1, 3), n = random.whole(1, 70);
+    // Now and then rows of several stretches, and more of them than a panel has.
+    const bool large = round % 25 == 0;
+    const uint32_t blockSize = 16 * random.whole(1, 16), n = large ? random.whole(600, 700) : random.whole(1, 70);
+    const uint32_t k = blockSize * random.whole(1, large ? 2500 / blockSize : 3);
     std::vector<uint8_t> file(random.whole(0, 9));
     Source source = appendTiles(random, n, k, blockSize, file);
     const TemporaryFile on(file);
@@ -243,9 +254,8 @@ void checkLoader(Random& random) {
     const Exact memory(matrix.bytes());
     std::memset(memory.data(), 0, memory.size());
     matrix.data = memory.data();
-    std::vector<uint8_t> scratch;
-    for (uint32_t tile = 0; tile < matrix.tiles(); tile++)
-      loadTile(source, matrix, tile, memory.data() + tile * matrix.stride, scratch);
+    const TileLoader loader(source, matrix);
+    for (uint32_t tile = 0; tile < matrix.tiles(); tile++) loader.load(tile, room);
     std::vector<float> got(k), want(k);
     for (uint32_t row = 0; row < n; row++) {
       gatherRow(matrix, row, got.data());
@@ -255,7 +265,7 @@ void checkLoader(Random& random) {
     on.cut(file.size() - 1);
     std::string said;
     try {
-      loadTile(source, matrix, matrix.tiles() - 1, memory.data() + (matrix.tiles() - 1) * matrix.stride, scratch);
+      loader.load(matrix.tiles() - 1, room);
     } catch (const std::runtime_error& error) {
       said = error.what();
     }

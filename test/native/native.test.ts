@@ -1,8 +1,11 @@
-// The native code without Node, under sanitizers and on another processor: every kernel of every instruction set that
-// the machine has against float64, the pool, the loader, the executor. See harness.cpp for what is checked.
+// The native code without Node, under sanitizers, emulated, and on another processor: every kernel of every instruction
+// set against float64, the pool, the loader, the executor. See harness.cpp for what is checked.
 
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import process from "node:process";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 
 import { describe, expect, vi } from "vitest";
 
@@ -35,6 +38,22 @@ async function harness(toolchain: Toolchain, parts: readonly string[]): Promise<
   return { status, checks, isas, err: stderr };
 }
 
+/** The functions of a program that have instructions of AVX or later, whose names, and no others, begin with v or k. */
+async function functionsWithAvx(program: string): Promise<readonly string[]> {
+  const objdump = spawn("objdump", ["--disassemble", "--no-show-raw-insn", program], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const ended = once(objdump, "close");
+  const found = new Set<string>();
+  let name = "";
+  for await (const line of createInterface({ input: objdump.stdout })) {
+    name = /^[0-9a-f]+ <(.*)>:$/.exec(line)?.[1] ?? name;
+    if (/^ +[0-9a-f]+:\t[vk]/.test(line)) found.add(name);
+  }
+  expect(await ended).toEqual([0, null]);
+  return [...found];
+}
+
 function expectClean({ status, checks, err }: Ended, parts: readonly string[]): void {
   expect(err).toBe("");
   expect(status).toBe(0);
@@ -43,7 +62,7 @@ function expectClean({ status, checks, err }: Ended, parts: readonly string[]): 
 }
 
 const compiler = process.env["CXX"] ?? "g++";
-const ALL = ["kernels", "pool", "loader", "executor"];
+const ALL = ["kernels", "pool", "loader", "executor", "ablation"];
 
 function sanitized(name: string, sanitizers: string): ReturnType<typeof usable> {
   const flags = [`-fsanitize=${sanitizers}`, "-fno-sanitize-recover=all"];
@@ -51,8 +70,9 @@ function sanitized(name: string, sanitizers: string): ReturnType<typeof usable> 
 }
 
 describe("the native code", () => {
+  const memory = sanitized("memory", "address,undefined");
   testWith(
-    sanitized("memory", "address,undefined"),
+    memory,
     "is right, reads and writes nothing but its own memory, leaks none, and has no undefined behaviour",
     async (toolchain) => expectClean(await harness(toolchain, ALL), ALL),
   );
@@ -60,6 +80,45 @@ describe("the native code", () => {
   testWith(sanitized("threads", "thread"), "has no data race", async (toolchain) => {
     const parts = ["pool", "loader", "executor"];
     expectClean(await harness(toolchain, parts), parts);
+  });
+
+  // Instructions are functions here, for the first processors of 64-bit x86, which say that they have them all. The
+  // flags are what is compiled fastest: checks of addresses are calls, and vectors are passed as nobody else does.
+  const emulated = usable(
+    {
+      name: "emulated",
+      compiler,
+      flags: [
+        "-isystem",
+        fileURLToPath(new URL("simde", import.meta.url)),
+        "-march=x86-64",
+        "-DAVX2_TARGET=",
+        "-DAVX512_TARGET=",
+        "-DVBMI_TARGET=",
+        "-D__builtin_cpu_supports(x)=true",
+        "-fsanitize=address",
+        "--param=asan-instrumentation-with-call-threshold=0",
+        "-Og",
+        "-g0",
+        "-Wno-psabi",
+      ],
+      runner: [],
+    },
+    "Debian and Ubuntu: apt-get install libsimde-dev",
+  );
+
+  testWith(emulated, "is right with every instruction set of x86, whatever this machine has", async (toolchain) => {
+    const parts = ["kernels", "executor", "ablation"];
+    const ended = await harness(toolchain, parts);
+    expectClean(ended, parts);
+    expect(ended.isas).toEqual(["avx512-vbmi", "avx512-vnni", "avx2", "scalar"]);
+  });
+
+  const both = "unavailable" in emulated ? emulated : "unavailable" in memory ? memory : { emulated, memory };
+  testWith(both, "has none of the instructions that are emulated", async (toolchains) => {
+    expect(await functionsWithAvx(await build(toolchains.emulated))).toEqual([]);
+    // They would be seen where they are.
+    expect(await functionsWithAvx(await build(toolchains.memory))).not.toEqual([]);
   });
 
   const arm = {
@@ -72,6 +131,6 @@ describe("the native code", () => {
   testWith(usable(arm, remedy), "is right on 64-bit ARM", async (toolchain) => {
     const ended = await harness(toolchain, ALL);
     expectClean(ended, ALL);
-    expect(ended.isas).toContain("scalar");
+    expect(ended.isas).toEqual(["neon", "scalar"]);
   });
 });

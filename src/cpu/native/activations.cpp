@@ -1,6 +1,7 @@
 // The arrays of an ActivationRoom one after another, and the last chunk of a row that is no multiple of it.
 #include "activations.h"
 
+#include <bit>
 #include <cstring>
 
 #include "kernels.h"
@@ -13,10 +14,22 @@ size_t aligned(size_t bytes) { return (bytes + 63) & ~size_t(63); }
 
 }  // namespace
 
+void fromHalves(const uint16_t* halves, uint32_t count, float* out) {
+  // Without a branch, so that the compiler vectorises it: an f16's bits with the exponent of an f32 are 2^-112 times
+  // its value, subnormals included, and only the exponent of what is no number has to be put in.
+  for (uint32_t i = 0; i < count; i++) {
+    const uint32_t half = halves[i], magnitude = half & 0x7fff;
+    float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
+    const uint32_t special = magnitude >= 0x7c00 ? 0x7f800000 : 0;
+    out[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(scaled) | special | (half & 0x8000) << 16);
+  }
+}
+
 size_t ActivationRoom::bytesFor(size_t values, Forms forms) {
   const size_t groups = aligned(values / kActGroup * sizeof(float));
   return (forms.codes ? aligned(values) + 2 * groups : 0) +
-         (forms.tables ? aligned(4 * values) + aligned(values / kChunk * sizeof(float)) + groups : 0);
+         (forms.tables ? aligned(4 * values) + aligned(values / kChunk * sizeof(float)) + groups : 0) +
+         (forms.fives ? values / kTernaryChunk * kFiveBytes + 2 * aligned(values / kTernaryChunk * sizeof(float)) : 0);
 }
 
 ActivationRoom::ActivationRoom(uint8_t* base, size_t values, Forms forms) {
@@ -32,10 +45,18 @@ ActivationRoom::ActivationRoom(uint8_t* base, size_t values, Forms forms) {
   tables_ = reinterpret_cast<int8_t*>(take(forms.tables, 4 * values));
   tableScales_ = reinterpret_cast<float*>(take(forms.tables, values / kChunk * sizeof(float)));
   tableSums_ = reinterpret_cast<float*>(take(forms.tables, groups));
+  const size_t chunks = values / kTernaryChunk;
+  fives_ = take(forms.fives, chunks * kFiveBytes);
+  fiveScales_ = reinterpret_cast<float*>(take(forms.fives, chunks * sizeof(float)));
+  fiveSums_ = reinterpret_cast<float*>(take(forms.fives, chunks * sizeof(float)));
 }
 
 void ActivationRoom::put(const Kernels& kernels, Forms forms, uint32_t row, const float* x, uint32_t k) const {
   const size_t start = size_t(row) * paddedTo(k);
+  if (forms.fives) {
+    const size_t chunk = start / kTernaryChunk;
+    kernels.tabulateFives(x, k, fives_ + chunk * kFiveBytes, fiveScales_ + chunk, fiveSums_ + chunk);
+  }
   const auto some = [&](const float* from, uint32_t first, uint32_t count) {
     const size_t at = start + first, group = at / kActGroup;
     if (forms.codes) kernels.quantize(from, count, codes_ + at, scales_ + group, sums_ + group);

@@ -1,10 +1,6 @@
 // The only file that knows JavaScript: turns the plain objects of src/cpu/backend.ts into a PlanData and Sources,
 // and runs loading and steps on a thread of the libuv pool, which becomes worker 0.
 #include <fcntl.h>
-#if defined(__aarch64__) && defined(__linux__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
 #include <napi.h>
 #include <unistd.h>
 
@@ -14,35 +10,14 @@
 #include <memory>
 #include <stdexcept>
 
+#include "ablation.h"
 #include "bench.h"
 #include "executor.h"
+#include "isa.h"
 
 namespace {
 
 using namespace lutra;
-
-std::vector<const Kernels*> usableKernels() {
-  std::vector<const Kernels*> usable;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
-    if (__builtin_cpu_supports("avx512vbmi")) usable.push_back(&avx512VbmiKernels);
-    usable.push_back(&avx512Kernels);
-  }
-  if (avx2) usable.push_back(&avx2Kernels);
-#elif defined(__aarch64__)
-#if defined(__linux__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) usable.push_back(&neonKernels);
-#elif defined(__APPLE__)
-  usable.push_back(&neonKernels);  // every Apple silicon has the dotprod extension
-#endif
-#endif
-  usable.push_back(&scalarKernels);
-  return usable;
-}
 
 /// The pool and kernels of one backend; alive as long as any session of it.
 struct EngineState {
@@ -190,19 +165,58 @@ Reading readingOf(const Napi::Object& o) {
   return {false, FloatFormat::F32, std::move(t)};
 }
 
+/// The layout for the method of a kernel of src/cpu/tuner.ts.
+Layout layoutOf(const Napi::Object& o, const Kernels& kernels) {
+  const std::string method = text(o, "method");
+  if (method == "dot") return Layout::Dot;
+  if (method == "lookup" && kernels.lookup != Layout::Dot) return kernels.lookup;
+  if (method == "ternary" && kernels.tabulateFives) return Layout::Ternary;
+  throw wrongVersion(o.Env());
+}
+
+/// How many lookups are summed by an average, where the layout of lookups allows it; 0 where nothing is said.
+uint32_t averageOf(const Napi::Object& o, Layout lookup) {
+  const uint32_t average = o.Get("average").IsNumber() ? whole(o, "average") : 0;
+  const bool is = average == 2 || average == 4 || average == 8;
+  if (average != 0 && !(is && lookup == Layout::Lookup1)) throw wrongVersion(o.Env());
+  return average;
+}
+
+/// Times as BenchTimes of native.ts has them.
+Napi::Object toObject(Napi::Env env, const std::vector<double>& kernelUs, const std::vector<double>& readUs,
+                      size_t bytes) {
+  const auto list = [&](const std::vector<double>& from) {
+    Napi::Array to = Napi::Array::New(env);
+    for (uint32_t i = 0; i < from.size(); i++) to.Set(i, from[i]);
+    return to;
+  };
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("kernelUs", list(kernelUs));
+  out.Set("readUs", list(readUs));
+  out.Set("bytes", double(bytes));
+  return out;
+}
+
 /// `lookup`: the layout of lookups that the kernels have.
-std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types, Layout lookup) {
+std::vector<Source> sourcesOf(const Napi::Value& list, const std::vector<Reading>& types, const Kernels& kernels) {
   return listOf<Source>(list, [&](const Napi::Object& o) {
     const Reading& type = types[whole(o, "type")];
     const Napi::Object kernel = o.Get("kernel").ToObject();
-    const bool looksUp = kernel.Get("lookup").ToBoolean();
-    if (looksUp && !(lookup != Layout::Dot && type.tiling && type.tiling->integers && type.tiling->steps.empty() &&
-                     type.tiling->bits <= 4))
-      throw wrongVersion(o.Env());
-    return Source{text(o, "name"),       int(whole(o, "file")), uint64_t(number(o, "byteOffset")),
-                  whole(o, "n"),         whole(o, "k"),         type.given,
-                  type.format,           type.tiling,           looksUp ? lookup : Layout::Dot,
-                  whole(kernel, "ahead")};
+    const Layout layout = layoutOf(kernel, kernels);
+    const bool plain = type.tiling && type.tiling->integers && type.tiling->steps.empty() && type.tiling->bits <= 4;
+    const bool fives = plain && type.tiling->bits == 2 && type.tiling->group % kTernaryChunk == 0;
+    if (!(layout == Layout::Dot || (layout == Layout::Ternary ? fives : plain))) throw wrongVersion(o.Env());
+    return Source{text(o, "name"),
+                  int(whole(o, "file")),
+                  uint64_t(number(o, "byteOffset")),
+                  whole(o, "n"),
+                  whole(o, "k"),
+                  type.given,
+                  type.format,
+                  type.tiling,
+                  layout,
+                  whole(kernel, "ahead"),
+                  averageOf(kernel, kernels.lookup)};
   });
 }
 
@@ -344,7 +358,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Engine",
                        {InstanceMethod("prepare", &Engine::prepare), InstanceMethod("close", &Engine::close),
-                        InstanceMethod("bench", &Engine::bench), InstanceAccessor<&Engine::loaded>("loaded")});
+                        InstanceMethod("bench", &Engine::bench), InstanceMethod("ablate", &Engine::ablate),
+                        InstanceAccessor<&Engine::loaded>("loaded")});
   }
 
   /// new Engine(isa: one of isas(), threads >= 1)
@@ -370,8 +385,8 @@ class Engine : public Napi::ObjectWrap<Engine> {
     const Napi::Object o = info[0].ToObject();
     auto plan = std::make_shared<PlanData>(planOf(o.Get("plan").ToObject()));
     const auto types = listOf<Reading>(o.Get("types"), readingOf);
-    auto matrices = sourcesOf(o.Get("matrices"), types, state_->kernels->lookup);
-    auto vectors = sourcesOf(o.Get("vectors"), types, Layout::Dot);
+    auto matrices = sourcesOf(o.Get("matrices"), types, *state_->kernels);
+    auto vectors = sourcesOf(o.Get("vectors"), types, *state_->kernels);
     std::vector<std::string> paths;
     const auto files = o.Get("files").As<Napi::Array>();
     for (uint32_t i = 0; i < files.Length(); i++) paths.push_back(files.Get(i).ToString().Utf8Value());
@@ -406,11 +421,12 @@ class Engine : public Napi::ObjectWrap<Engine> {
                    {},
                    Scales::Half,
                    1,
-                   o.Get("lookup").ToBoolean(),
+                   layoutOf(o, *state_->kernels),
                    whole(o, "ahead"),
                    whole(o, "rounds"),
                    size_t(number(o, "poolBytes"))};
-    if (what.lookup && state_->kernels->lookup == Layout::Dot) throw wrongVersion(info.Env());
+    what.average = averageOf(o, state_->kernels->lookup);
+    what.halves = text(o, "activations") == "f16";
     if (o.Get("layout").IsObject()) {
       const Napi::Object layout = o.Get("layout").ToObject();
       what.steps = numbersOf<uint8_t>(layout.Get("steps"));
@@ -421,16 +437,34 @@ class Engine : public Napi::ObjectWrap<Engine> {
     const auto times = std::make_shared<BenchTimes>();
     return Task::start(
         info.Env(), [=, engine = state_] { *times = benchProduct(engine->pool, *engine->kernels, what); },
+        [times](Napi::Env env) -> Napi::Value { return toObject(env, times->kernelUs, times->readUs, times->bytes); });
+  }
+
+  /// ablate(AblationCase of native.ts): Promise<[{name, nmse, kernelUs, readUs, bytes}]>
+  Napi::Value ablate(const Napi::CallbackInfo& info) {
+    if (!state_) throw Napi::Error::New(info.Env(), "the backend is closed");
+    const Napi::Object o = info[0].ToObject();
+    const AblationCase what{whole(o, "bits"),
+                            whole(o, "group"),
+                            whole(o, "n"),
+                            whole(o, "k"),
+                            whole(o, "ahead"),
+                            whole(o, "rounds"),
+                            size_t(number(o, "poolBytes"))};
+    if (what.bits < 1 || what.bits > 4 || what.group == 0 || what.group % kChunk != 0 || what.n == 0 || what.k == 0 ||
+        what.k % what.group != 0)
+      throw wrongVersion(info.Env());
+    const auto times = std::make_shared<std::vector<AblationTimes>>();
+    return Task::start(
+        info.Env(), [=, engine = state_] { *times = lutra::ablate(engine->pool, *engine->kernels, what); },
         [times](Napi::Env env) -> Napi::Value {
-          const auto list = [&](const std::vector<double>& from) {
-            Napi::Array to = Napi::Array::New(env);
-            for (uint32_t i = 0; i < from.size(); i++) to.Set(i, from[i]);
-            return to;
-          };
-          Napi::Object out = Napi::Object::New(env);
-          out.Set("kernelUs", list(times->kernelUs));
-          out.Set("readUs", list(times->readUs));
-          out.Set("bytes", double(times->bytes));
+          Napi::Array out = Napi::Array::New(env);
+          for (const AblationTimes& one : *times) {
+            Napi::Object object = toObject(env, one.kernelUs, one.readUs, one.bytes);
+            object.Set("name", one.name);
+            object.Set("nmse", one.nmse);
+            out.Set(out.Length(), object);
+          }
           return out;
         });
   }

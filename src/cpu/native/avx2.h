@@ -8,8 +8,12 @@
 
 #include "kernels.h"
 
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
-#define AVX2_INLINE __attribute__((target("avx2,fma,f16c"), always_inline)) inline
+// Empty where the instructions are emulated, in tests.
+#ifndef AVX2_TARGET
+#define AVX2_TARGET target("avx2,fma,f16c")
+#endif
+#define AVX2 __attribute__((AVX2_TARGET))
+#define AVX2_INLINE __attribute__((AVX2_TARGET, always_inline)) inline
 
 namespace lutra {
 
@@ -41,7 +45,7 @@ AVX2_INLINE __m256 withTerms(const Matrix& m, const uint8_t* header, const Walk&
   return walk.hasOffset ? _mm256_fmadd_ps(scalesAt<ROWS>(m, header + walk.term, g, e), ones, sum) : sum;
 }
 
-void lookupTile256(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+void lookupTile256(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out);
 void tabulate256(const float* x, uint32_t k, int8_t* tables, float* scales, float* sums);
 
 }  // namespace lutra

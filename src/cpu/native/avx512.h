@@ -8,17 +8,17 @@
 
 #include "kernels.h"
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")))
-#define AVX512_INLINE \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"), always_inline)) inline
-#define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")))
-#define AVX512_LAMBDA \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"), always_inline))
-#define VBMI_LAMBDA \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"), always_inline))
-#define VBMI_INLINE                                                                                \
-  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c"), \
-                 always_inline)) inline
+// Empty where the instructions are emulated, in tests.
+#ifndef AVX512_TARGET
+#define AVX512_TARGET target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
+#define VBMI_TARGET target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")
+#endif
+#define AVX512 __attribute__((AVX512_TARGET))
+#define AVX512_INLINE __attribute__((AVX512_TARGET, always_inline)) inline
+#define AVX512_LAMBDA __attribute__((AVX512_TARGET, always_inline))
+#define VBMI __attribute__((VBMI_TARGET))
+#define VBMI_INLINE __attribute__((VBMI_TARGET, always_inline)) inline
+#define VBMI_LAMBDA __attribute__((VBMI_TARGET, always_inline))
 
 namespace lutra {
 
@@ -69,7 +69,9 @@ AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& 
     for (int r = 0; r < R; r++) sum[r][t] = _mm512_fmadd_ps(terms[r], _mm512_set1_ps(one[t]), sum[r][t]);
 }
 
-void lookupTile512(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+void lookupTile512(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out);
 void tabulate512(const float* x, uint32_t k, int8_t* tables, float* scales, float* sums);
+void ternaryTile512(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out);
+void tabulateFives512(const float* x, uint32_t k, uint8_t* tables, float* scales, float* sums);
 
 }  // namespace lutra

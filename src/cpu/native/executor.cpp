@@ -71,7 +71,7 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
     matrices_.push_back(planMatrix(s));
     firstTask.push_back(firstTask.back() + matrices_.back().tiles());
   }
-  // Matrices lie in the order in which a step reads them, the two of a gate tile by tile in turn.
+  // Matrices lie in the order in which a step reads them, the two of a gate tile by tile in turn where they are alike.
   const auto place = [&](Matrix& matrix) {
     if (!matrix.data) matrix.data = carver.take<uint8_t>(matrix.bytes());
   };
@@ -80,14 +80,16 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
     const auto* gemm = std::get_if<GemmOp>(&op);
     if (!gemm) continue;
     Matrix &gate = matrices_[gemm->linears.front().weight], &up = matrices_[gemm->linears.back().weight];
-    if (gemm->epilogue == Epilogue::SiluMul && &gate != &up && !gate.data && !up.data) {
-      gate.stride = up.stride = gate.tileBytes() + up.tileBytes();
-      gate.data = carver.take<uint8_t>(gate.tiles() * gate.stride);
-      up.data = gate.data + gate.tileBytes();
+    const bool alike =
+        gate.family == up.family && gate.blockValues() == up.blockValues() && gate.tileBytes() == up.tileBytes();
+    if (gemm->epilogue == Epilogue::SiluMul && &gate != &up && alike && !gate.data && !up.data) {
+      gate.data = up.data = carver.take<uint8_t>(gate.bytes() + up.bytes());
+      gate.turns = up.turns = 2;
+      up.turn = 1;
     }
     for (const LinearUse& use : gemm->linears) place(matrices_[use.weight]);
   }
-  std::vector<uint8_t> scratch;
+  LoadRoom scratch;
   for (const Source& s : vectors) {
     float* to = carver.take<float>(s.k);
     if (!s.given) loadVector(s, to, scratch);
@@ -95,12 +97,14 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
     vectorSizes_.push_back(s.k);
   }
 
+  std::vector<TileLoader> loaders;
+  for (size_t i = 0; i < matrices.size(); i++) loaders.emplace_back(matrices[i], matrices_[i]);
   constexpr uint32_t kTilesAtOnce = 4;
   std::atomic<bool> failed{false};
   std::mutex mutex;
   std::string failure;
   pool_.run(1, [&](Worker& worker) {
-    std::vector<uint8_t> mine;
+    LoadRoom mine;
     worker.each(firstTask.back(), kTilesAtOnce, [&](uint32_t begin, uint32_t end) {
       uint32_t m = uint32_t(std::upper_bound(firstTask.begin(), firstTask.end(), begin) - firstTask.begin()) - 1;
       for (uint32_t task = begin; task < end && !failed; task++) {
@@ -109,7 +113,7 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
         const Matrix& matrix = matrices_[m];
         const uint32_t tile = task - firstTask[m];
         try {
-          loadTile(matrices[m], matrix, tile, const_cast<uint8_t*>(matrix.tile(tile)), mine);
+          loaders[m].load(tile, mine);
         } catch (const std::exception& error) {
           const std::lock_guard<std::mutex> lock(mutex);
           if (!failed.exchange(true)) failure = error.what();
@@ -130,7 +134,7 @@ void Executor::give(bool vector, uint32_t index, uint32_t tile, const uint8_t* b
   if (index >= matrices_.size()) throw std::out_of_range("matrix");
   const Matrix& matrix = matrices_[index];
   if (matrix.packed() || tile >= matrix.tiles() || length > matrix.tileBytes()) throw std::out_of_range("tile");
-  std::memcpy(const_cast<uint8_t*>(matrix.tile(tile)), bytes, length);
+  std::memcpy(const_cast<uint8_t*>(matrix.rows(tile)), bytes, length);
 }
 
 size_t Executor::carve(uint8_t* base) {
@@ -219,20 +223,6 @@ void Executor::prepareInput(const GemmOp& op, const Batch& batch, Worker& worker
   });
 }
 
-/// out(count, 64): one tile of the matrix by rows first.. of the prepared input.
-void Executor::product(const Matrix& m, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out) {
-  const uint8_t* data = m.tile(tile);
-  const float* rows = input + size_t(first) * m.k;
-  switch (m.family) {
-    case Family::Integers:
-      return kernels_.integerTile(m, data, at_.activations.rows(m.k).from(first), count, out);
-    case Family::Tables:
-      return kernels_.tableTile(m, data, rows, count, out);
-    case Family::Rows:
-      return kernels_.floatTile(m, data, std::min(kTileRows, m.n - tile * kTileRows), rows, count, out);
-  }
-}
-
 void Executor::gemm(const GemmOp& op, const Batch& batch, Worker& worker) {
   prepareInput(op, batch, worker);
   // Tiles of all linears in a row; the two of a gate are computed together.
@@ -240,47 +230,54 @@ void Executor::gemm(const GemmOp& op, const Batch& batch, Worker& worker) {
   const size_t columns = gated ? 1 : op.linears.size();
   uint32_t total = 0;
   for (size_t l = 0; l < columns; l++) total += matrices_[op.linears[l].weight].tiles();
-  worker.each(total, grainOf(total, pool_.threads()), [&](uint32_t begin, uint32_t end) {
+  worker.each(total, grainOfTiles(total, pool_.threads()), [&](uint32_t begin, uint32_t end) {
     uint32_t base = 0;
     for (size_t l = 0; l < columns; l++) {
       const uint32_t tiles = matrices_[op.linears[l].weight].tiles();
-      for (uint32_t at = std::max(begin, base); at < std::min(end, base + tiles); at++)
-        gemmTile(op, op.linears[l], at - base, batch.live());
+      const uint32_t from = std::max(begin, base), to = std::min(end, base + tiles);
+      if (from < to) gemmTiles(op, op.linears[l], from - base, to - base, batch.live());
       base += tiles;
     }
   });
 }
 
-/// One tile of one linear (or of both of a gate) for all tokens, with bias and epilogue.
-void Executor::gemmTile(const GemmOp& op, const LinearUse& use, uint32_t tile, uint32_t live) {
-  const float* input = op.norm >= 0 ? at_.normed : at_.values[op.input];
-  const uint32_t n = matrices_[use.weight].n, row = tile * kTileRows, count = std::min(kTileRows, n - row);
-  alignas(64) float products[kMaxTokens * kTileRows], second[kMaxTokens * kTileRows];
-  for (uint32_t first = 0; first < live; first += kMaxTokens) {
-    const uint32_t tokens = std::min(kMaxTokens, live - first);
-    const auto compute = [&](const LinearUse& u, float* to) {
-      product(matrices_[u.weight], tile, input, first, tokens, to);
-      if (u.bias < 0) return;
-      for (uint32_t t = 0; t < tokens; t++)
-        for (uint32_t r = 0; r < count; r++) to[t * kTileRows + r] += vectorAt_[u.bias][row + r];
-    };
-    compute(use, products);
-    if (op.epilogue == Epilogue::SiluMul) compute(op.linears[1], second);
-    for (uint32_t t = 0; t < tokens; t++) {
-      const float* p = products + t * kTileRows;
-      const size_t place = size_t(first + t) * n + row;
-      float* to = at_.values[use.out] + place;
-      switch (op.epilogue) {
-        case Epilogue::Store:
-          std::memcpy(to, p, count * sizeof(float));
-          break;
-        case Epilogue::Add:
-          for (uint32_t r = 0; r < count; r++) to[r] = at_.values[op.from][place + r] + p[r];
-          break;
-        case Epilogue::SiluMul:
-          kernels_.siluMul(p, second + t * kTileRows, count, to);
-          break;
-      }
+/// Tiles [begin, end) of one linear (or of both of a gate) for all tokens, with bias and epilogue.
+void Executor::gemmTiles(const GemmOp& op, const LinearUse& use, uint32_t begin, uint32_t end, uint32_t live) {
+  const Operand input{at_.activations.rows(plan_.widths[op.input]), op.norm >= 0 ? at_.normed : at_.values[op.input]};
+  const uint32_t tokensAtOnce = std::min(live, kProducts), tilesAtOnce = kProducts / tokensAtOnce;
+  for (uint32_t tile = begin; tile < end; tile += tilesAtOnce)
+    for (uint32_t token = 0; token < live; token += tokensAtOnce)
+      gemmPiece(op, use, tile, std::min(tilesAtOnce, end - tile), input, token, std::min(tokensAtOnce, live - token));
+}
+
+void Executor::gemmPiece(const GemmOp& op, const LinearUse& use, uint32_t firstTile, uint32_t tiles,
+                         const Operand& input, uint32_t first, uint32_t tokens) {
+  alignas(64) float products[kProducts * kTileRows], second[kProducts * kTileRows];
+  const uint32_t n = matrices_[use.weight].n;
+  const auto compute = [&](const LinearUse& u, float* to) {
+    multiply(kernels_, matrices_[u.weight], firstTile, tiles, input, first, tokens, to);
+    if (u.bias < 0) return;
+    for (uint32_t i = 0; i < tiles * tokens; i++)
+      for (uint32_t r = 0, row = (firstTile + i / tokens) * kTileRows; r < kTileRows && row + r < n; r++)
+        to[i * kTileRows + r] += vectorAt_[u.bias][row + r];
+  };
+  compute(use, products);
+  if (op.epilogue == Epilogue::SiluMul) compute(op.linears[1], second);
+  for (uint32_t i = 0; i < tiles * tokens; i++) {
+    const uint32_t row = (firstTile + i / tokens) * kTileRows, count = std::min(kTileRows, n - row);
+    const size_t place = size_t(first + i % tokens) * n + row;
+    const float* p = products + i * kTileRows;
+    float* to = at_.values[use.out] + place;
+    switch (op.epilogue) {
+      case Epilogue::Store:
+        std::memcpy(to, p, count * sizeof(float));
+        break;
+      case Epilogue::Add:
+        for (uint32_t r = 0; r < count; r++) to[r] = at_.values[op.from][place + r] + p[r];
+        break;
+      case Epilogue::SiluMul:
+        kernels_.siluMul(p, second + i * kTileRows, count, to);
+        break;
     }
   }
 }

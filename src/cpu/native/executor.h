@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "product.h"
 #include "weights.h"
 
 namespace lutra {
@@ -105,8 +106,9 @@ class Executor {
   void rope(const RopeOp& op, const Batch& batch, Worker& worker);
   void attention(const AttentionOp& op, const Batch& batch, Worker& worker);
   void prepareInput(const GemmOp& op, const Batch& batch, Worker& worker);
-  void gemmTile(const GemmOp& op, const LinearUse& use, uint32_t tile, uint32_t live);
-  void product(const Matrix& matrix, uint32_t tile, const float* input, uint32_t first, uint32_t count, float* out);
+  void gemmTiles(const GemmOp& op, const LinearUse& use, uint32_t begin, uint32_t end, uint32_t live);
+  void gemmPiece(const GemmOp& op, const LinearUse& use, uint32_t firstTile, uint32_t tiles, const Operand& input,
+                 uint32_t first, uint32_t tokens);
   uint16_t* cacheAt(const AttentionOp& op, bool values, uint32_t slot, uint32_t head) const;
 
   Pool& pool_;

@@ -21,21 +21,24 @@ struct KeyValues {
   uint32_t headDim;
 };
 
-/// The numbers that a kernel walks one part of a tile by: blocks of spans of chunks. A span is a group, or, where
+/// The numbers that a kernel walks one part of a stretch by: blocks of spans of chunks. A span is a group, or, where
 /// groups are of 16 values, a chunk of two.
 struct Walk {
   uint32_t blocks, spans, chunks;
   size_t header, block, term;
   bool hasOffset;
 
-  explicit Walk(const Matrix& m)
-      : blocks(m.blocks()),
+  Walk(const Matrix& m, const Stretch& stretch)
+      : blocks(m.blocksOf(stretch)),
         spans(m.blockValues() / std::max(m.group, kChunk)),
         chunks(std::max(m.group, kChunk) / kChunk),
         header(m.headerBytes()),
         block(m.blockBytes()),
         term(m.termBytes()),
         hasOffset(m.hasOffset) {}
+
+  /// From one part of the stretch to the next.
+  size_t partBytes() const { return blocks * block; }
 };
 
 /// Where in the codes of a block the register lies that begins with value v, in a plane of all BITS: that of the first
@@ -45,16 +48,18 @@ size_t registerAt(uint32_t v) {
   return v / kChunk * 128 * BITS + v % kChunk / (32 / BITS) * 128;
 }
 
-using IntegerKernel = void (*)(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out);
+/// `x` are activations from the stretch on.
+using IntegerKernel = void (*)(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens,
+                               float* out);
 
 struct Kernels {
   const char* isa;
   /// The layout of lookups that integerTile takes beside Dot; Dot where it takes no other.
   Layout lookup;
-  /// out(t, 64): the products of one tile of integers with `tokens` <= 8 rows.
+  /// out(t, 64): the products of a stretch of integers with `tokens` <= 8 rows.
   IntegerKernel integerTile;
-  /// The same for a tile of codes into a table, by rows of k floats.
-  void (*tableTile)(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out);
+  /// The same for codes into a table, by rows of m.k floats, from the stretch on.
+  void (*tableTile)(const Matrix& m, const Stretch& stretch, const float* x, uint32_t tokens, float* out);
   /// out(t, 64): the products of `rows` <= 64 plain float rows with `tokens` <= 8 rows of k floats.
   void (*floatTile)(const Matrix& m, const uint8_t* rows, uint32_t count, const float* x, uint32_t tokens, float* out);
   /// One row of k values, k a multiple of 16: codes = round(x / scale), scale = max|x| / 127 of each group.
@@ -63,6 +68,10 @@ struct Kernels {
   /// One row of k values, k a multiple of 32, as tables of all sums of four with either sign, in int8: entry =
   /// round(sum / (2 * scale)), 2 * scale = max|sum| / 127 in each 32 values; scale is NaN as above.
   void (*tabulate)(const float* x, uint32_t k, int8_t* tables, float* scales, float* sums);
+  /// One row of k values, k a multiple of 64, as tables of the sums of five with digits -1, 0 or 1, as Layout::Ternary
+  /// has them: of n from 0 to 121. Values are rounded to scale / 128, scale = max sum / 127 in each 64 values, and the
+  /// sums of those to scale; scale is NaN as above. Null where integerTile does not take that layout.
+  void (*tabulateFives)(const float* x, uint32_t k, uint8_t* tables, float* scales, float* sums);
   /// out = x * weight / sqrt(mean(x^2) + eps)
   void (*rmsNorm)(const float* x, const float* weight, float eps, uint32_t n, float* out);
   /// out = gate / (1 + exp(-gate)) * up

@@ -111,9 +111,9 @@ AVX2_INLINE void addProducts(const uint8_t* at, __m256i steps, const int8_t* x, 
 
 /// P x 8 rows of a part of a tile, from eight `first` on, by NT tokens. SMALL: groups of 16 values.
 template <int BITS, bool STEPPED, bool SMALL, int NT, int P>
-AVX2 void block(const Matrix& m, const uint8_t* part, uint32_t first, const Activations& x, float* out) {
+AVX2 void block(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t first, const Activations& x,
+                float* out) {
   const size_t stride = x.k, groups = x.k / kActGroup;
-  const Walk walk(m);
   const uint32_t ahead = m.ahead;
   const __m256 zero = _mm256_set1_ps(BITS == 8 || STEPPED ? m.zero - 128 : m.zero);
   const __m256i steps = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
@@ -173,12 +173,15 @@ AVX2 void block(const Matrix& m, const uint8_t* part, uint32_t first, const Acti
 }
 
 template <int BITS, bool STEPPED, bool SMALL>
-void dotTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+void dotTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  const Walk walk(m, stretch);
+  const uint8_t* part = stretch.codes;
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
     uint32_t t = 0;
     for (; t + 2 <= tokens; t += 2)  // 2 tokens by 16 rows fill the registers
-      for (uint32_t first : {0u, 2u}) block<BITS, STEPPED, SMALL, 2, 2>(m, tile, first, x.from(t), out + t * kTileRows);
-    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1, 4>(m, tile, 0, x.from(t), out + t * kTileRows);
+      for (uint32_t first : {0u, 2u})
+        block<BITS, STEPPED, SMALL, 2, 2>(m, walk, part, first, x.from(t), out + t * kTileRows);
+    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1, 4>(m, walk, part, 0, x.from(t), out + t * kTileRows);
   }
 }
 
@@ -187,12 +190,12 @@ constexpr IntegerKernel dotKernels[2][2] = {
     {dotTile<BITS, false, false>, dotTile<BITS, false, true>},
     {dotTile<BITS, BITS <= 4, false>, dotTile<BITS, BITS <= 4, true>}};  // [stepped][small groups]
 
-void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  if (m.layout != Layout::Dot) return lookupTile256(m, tile, x, tokens, out);
+void integerTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  if (m.layout != Layout::Dot) return lookupTile256(m, stretch, x, tokens, out);
   constexpr decltype(&dotKernels<1>) byBits[9] = {nullptr,        &dotKernels<1>, &dotKernels<2>,
                                                   &dotKernels<3>, &dotKernels<4>, &dotKernels<5>,
                                                   &dotKernels<6>, nullptr,        &dotKernels<8>};
-  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, tile, x, tokens, out);
+  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, stretch, x, tokens, out);
 }
 
 /// Eight entries of a table by the low bits of each lane. Up to 16 entries lie in two registers, 256 in memory.
@@ -213,15 +216,15 @@ struct Table {
 
 /// As block, with codes into a table: a lane is a row.
 template <int BITS, int NT, int P>
-AVX2 void tableBlock(const Matrix& m, const uint8_t* part, uint32_t first, const float* x, float* out) {
+AVX2 void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const uint8_t* part, uint32_t first,
+                     const float* x, float* out) {
   constexpr uint32_t span = 32 / BITS;
   const Table<BITS> table(m);
-  const Walk walk(m);
   __m256 sum[P][NT];
   for (int h = 0; h < P; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
   const uint8_t* header = part;
-  for (uint32_t k0 = 0, g = 0; k0 < m.k; k0 += m.group) {
+  for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
     __m256 products[P][NT];
     for (int t = 0; t < NT; t++)
       for (int h = 0; h < P; h++) products[h][t] = _mm256_setzero_ps();
@@ -263,18 +266,21 @@ AVX2 void tableBlock(const Matrix& m, const uint8_t* part, uint32_t first, const
 }
 
 template <int BITS>
-void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+void tableTileOf(const Matrix& m, const Stretch& stretch, const float* x, uint32_t tokens, float* out) {
+  const Walk walk(m, stretch);
+  const uint32_t count = stretch.count;
+  const uint8_t* part = stretch.codes;
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
     uint32_t t = 0;
     for (; t + 4 <= tokens; t += 4)  // 4 tokens by 8 rows
       for (uint32_t first = 0; first < 4; first++)
-        tableBlock<BITS, 4, 1>(m, tile, first, x + size_t(t) * m.k, out + t * kTileRows);
-    for (; t < tokens; t++) tableBlock<BITS, 1, 4>(m, tile, 0, x + size_t(t) * m.k, out + t * kTileRows);
+        tableBlock<BITS, 4, 1>(m, walk, count, part, first, x + size_t(t) * m.k, out + t * kTileRows);
+    for (; t < tokens; t++) tableBlock<BITS, 1, 4>(m, walk, count, part, 0, x + size_t(t) * m.k, out + t * kTileRows);
   }
 }
 
-void tableTile(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  (m.bits == 2 ? tableTileOf<2> : m.bits == 4 ? tableTileOf<4> : tableTileOf<8>)(m, tile, x, tokens, out);
+void tableTile(const Matrix& m, const Stretch& stretch, const float* x, uint32_t tokens, float* out) {
+  (m.bits == 2 ? tableTileOf<2> : m.bits == 4 ? tableTileOf<4> : tableTileOf<8>)(m, stretch, x, tokens, out);
 }
 
 AVX2_INLINE __m256 loadEight(FloatFormat format, const uint8_t* p) {
@@ -429,8 +435,8 @@ AVX2 void readLines(const uint8_t* data, size_t lines) {
 
 }  // namespace
 
-const Kernels avx2Kernels = {"avx2",      Layout::Lookup1, integerTile, tableTile, floatTile, quantize,
-                             tabulate256, rmsNorm,         siluMul,     attend,    toHalf,    readLines};
+const Kernels avx2Kernels = {"avx2",  Layout::Lookup1, integerTile, tableTile, floatTile, quantize, tabulate256,
+                             nullptr, rmsNorm,         siluMul,     attend,    toHalf,    readLines};
 
 }  // namespace lutra
 #endif

@@ -74,9 +74,8 @@ AVX512_INLINE void addProducts(const uint8_t* at, uint32_t ahead, __m512i steps,
 
 /// A part of a tile, 2 x 16 rows, by NT tokens. SMALL: groups of 16 values.
 template <int BITS, bool STEPPED, bool SMALL, int NT>
-AVX512 void block(const Matrix& m, const uint8_t* part, const Activations& x, float* out) {
+AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const Activations& x, float* out) {
   const size_t stride = x.k, groups = x.k / kActGroup;
-  const Walk walk(m);
   const uint32_t ahead = m.ahead;
   const __m512 zero = _mm512_set1_ps(m.zero);
   const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
@@ -127,12 +126,14 @@ AVX512 void block(const Matrix& m, const uint8_t* part, const Activations& x, fl
 }
 
 template <int BITS, bool STEPPED, bool SMALL>
-void dotTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+void dotTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  const Walk walk(m, stretch);
+  const uint8_t* part = stretch.codes;
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
     uint32_t t = 0;
     for (; t + 4 <= tokens; t += 4)  // with the sums of 4 tokens by 32 rows the registers are full
-      block<BITS, STEPPED, SMALL, 4>(m, tile, x.from(t), out + t * kTileRows);
-    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1>(m, tile, x.from(t), out + t * kTileRows);
+      block<BITS, STEPPED, SMALL, 4>(m, walk, part, x.from(t), out + t * kTileRows);
+    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1>(m, walk, part, x.from(t), out + t * kTileRows);
   }
 }
 
@@ -141,12 +142,13 @@ constexpr IntegerKernel dotKernels[2][2] = {
     {dotTile<BITS, false, false>, dotTile<BITS, false, true>},
     {dotTile<BITS, BITS <= 4, false>, dotTile<BITS, BITS <= 4, true>}};  // [stepped][small groups]
 
-void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  if (m.layout != Layout::Dot) return lookupTile512(m, tile, x, tokens, out);
+void integerTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  if (m.layout == Layout::Ternary) return ternaryTile512(m, stretch, x, tokens, out);
+  if (m.layout != Layout::Dot) return lookupTile512(m, stretch, x, tokens, out);
   constexpr decltype(&dotKernels<1>) byBits[9] = {nullptr,        &dotKernels<1>, &dotKernels<2>,
                                                   &dotKernels<3>, &dotKernels<4>, &dotKernels<5>,
                                                   &dotKernels<6>, nullptr,        &dotKernels<8>};
-  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, tile, x, tokens, out);
+  (*byBits[m.bits])[m.stepped][m.group == kActGroup](m, stretch, x, tokens, out);
 }
 
 /// A table of floats in registers. 2 and 4 bits: sixteen entries, looked up by the low four bits of a lane.
@@ -218,15 +220,15 @@ struct Planes {
 
 /// As block, with codes into a table. Even and odd values of k are summed apart, so that sums wait less for each other.
 template <int BITS, class Lookup, int NT>
-VBMI void tableBlock(const Matrix& m, const uint8_t* part, const float* x, float* out) {
+VBMI void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const uint8_t* part, const float* x,
+                     float* out) {
   constexpr uint32_t span = 32 / BITS;
   const Lookup table(m);
-  const Walk walk(m);
   __m512 sum[2][NT];
   for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
   const uint8_t* header = part;
-  for (uint32_t k0 = 0, g = 0; k0 < m.k; k0 += m.group) {
+  for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
     __m512 products[2][2][NT];
     for (int h = 0; h < 2; h++)
       for (int t = 0; t < NT; t++) products[h][0][t] = products[h][1][t] = _mm512_setzero_ps();
@@ -269,18 +271,23 @@ VBMI void tableBlock(const Matrix& m, const uint8_t* part, const float* x, float
 }
 
 template <int BITS, class Lookup>
-void tableTileOf(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows) {
+void tableTileOf(const Matrix& m, const Stretch& stretch, const float* x, uint32_t tokens, float* out) {
+  const Walk walk(m, stretch);
+  const uint8_t* part = stretch.codes;
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
+    const auto some = [&]<int NT>(std::integral_constant<int, NT>, uint32_t t) {
+      tableBlock<BITS, Lookup, NT>(m, walk, stretch.count, part, x + size_t(t) * m.k, out + t * kTileRows);
+    };
     uint32_t t = 0;
-    for (; t + 4 <= tokens; t += 4) tableBlock<BITS, Lookup, 4>(m, tile, x + size_t(t) * m.k, out + t * kTileRows);
-    for (; t < tokens; t++) tableBlock<BITS, Lookup, 1>(m, tile, x + size_t(t) * m.k, out + t * kTileRows);
+    for (; t + 4 <= tokens; t += 4) some(std::integral_constant<int, 4>(), t);
+    for (; t < tokens; t++) some(std::integral_constant<int, 1>(), t);
   }
 }
 
-void tableTile(const Matrix& m, const uint8_t* tile, const float* x, uint32_t tokens, float* out) {
-  if (m.bits == 2) return tableTileOf<2, Table<2>>(m, tile, x, tokens, out);
-  if (m.bits == 4) return tableTileOf<4, Table<4>>(m, tile, x, tokens, out);
-  (m.bfloats ? tableTileOf<8, Planes<false>> : tableTileOf<8, Planes<true>>)(m, tile, x, tokens, out);
+void tableTile(const Matrix& m, const Stretch& stretch, const float* x, uint32_t tokens, float* out) {
+  if (m.bits == 2) return tableTileOf<2, Table<2>>(m, stretch, x, tokens, out);
+  if (m.bits == 4) return tableTileOf<4, Table<4>>(m, stretch, x, tokens, out);
+  (m.bfloats ? tableTileOf<8, Planes<false>> : tableTileOf<8, Planes<true>>)(m, stretch, x, tokens, out);
 }
 
 AVX512_INLINE __m512 loadSixteen(FloatFormat format, const uint8_t* p) {
@@ -432,6 +439,7 @@ const Kernels avx512Kernels = {"avx512-vnni",
                                floatTile,
                                avx2Kernels.quantize,
                                avx2Kernels.tabulate,
+                               nullptr,
                                avx2Kernels.rmsNorm,
                                avx2Kernels.siluMul,
                                attend,
@@ -440,8 +448,9 @@ const Kernels avx512Kernels = {"avx512-vnni",
 
 // Byte lookups in registers (VBMI) came with Ice Lake and Zen 4.
 const Kernels avx512VbmiKernels = {
-    "avx512-vbmi", Layout::Lookup4,     integerTile,         tableTile, floatTile,          avx2Kernels.quantize,
-    tabulate512,   avx2Kernels.rmsNorm, avx2Kernels.siluMul, attend,    avx2Kernels.toHalf, readLines};
+    "avx512-vbmi", Layout::Lookup4,  integerTile,         tableTile,           floatTile, avx2Kernels.quantize,
+    tabulate512,   tabulateFives512, avx2Kernels.rmsNorm, avx2Kernels.siluMul, attend,    avx2Kernels.toHalf,
+    readLines};
 
 }  // namespace lutra
 #endif

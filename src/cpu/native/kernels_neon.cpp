@@ -92,9 +92,9 @@ DOTPROD_INLINE void addProducts(const uint8_t* at, uint8x16_t steps, const int8_
 
 /// Rows 16 * r to 16 * r + 15 of a part of a tile by NT tokens. SMALL: groups of 16 values.
 template <int BITS, bool STEPPED, bool SMALL, int NT>
-DOTPROD void dotBlock(const Matrix& m, const uint8_t* part, uint32_t r, const Activations& x, float* out) {
+DOTPROD void dotBlock(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t r, const Activations& x,
+                      float* out) {
   const size_t stride = x.k, groups = x.k / kActGroup;
-  const Walk walk(m);
   const float zero = BITS == 8 || STEPPED ? m.zero - 128 : m.zero;
   const uint8x16_t steps = vld1q_u8(m.steps);
   float32x4_t sum[kQuads][NT];
@@ -146,13 +146,15 @@ DOTPROD void dotBlock(const Matrix& m, const uint8_t* part, uint32_t r, const Ac
 }
 
 template <int BITS, bool STEPPED, bool SMALL>
-void dotTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t row = 0; row < kTileRows; row += kPartRows, tile += m.partBytes(), out += kPartRows)
+void dotTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  const Walk walk(m, stretch);
+  const uint8_t* part = stretch.codes;
+  for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows)
     for (uint32_t r : {0u, 1u}) {
       uint32_t t = 0;
       for (; t + 2 <= tokens; t += 2)  // 2 tokens by 16 rows fill the registers
-        dotBlock<BITS, STEPPED, SMALL, 2>(m, tile, r, x.from(t), out + t * kTileRows);
-      for (; t < tokens; t++) dotBlock<BITS, STEPPED, SMALL, 1>(m, tile, r, x.from(t), out + t * kTileRows);
+        dotBlock<BITS, STEPPED, SMALL, 2>(m, walk, part, r, x.from(t), out + t * kTileRows);
+      for (; t < tokens; t++) dotBlock<BITS, STEPPED, SMALL, 1>(m, walk, part, r, x.from(t), out + t * kTileRows);
     }
 }
 
@@ -161,19 +163,43 @@ struct Sums {
   int16x8_t low, high;
 };
 
-/// What the bits of 16 rows find in the tables of a chunk, or of one half of it; registers lie 32 bytes apart.
-template <int BITS, bool HALF>
+/// What the bits of 16 rows find in the tables of a chunk, or of one half of it; registers lie 32 bytes apart. TREE: so
+/// many lookups are summed by averages, in the order of kernels_scalar.cpp; 1: all are summed exactly.
+template <int BITS, bool HALF, int TREE>
 NEON_INLINE Sums lookups(const uint8_t* at, const int8_t* tables, int half) {
+  constexpr int count = HALF ? 2 : 4;  // registers of a plane, of two lookups each
+  constexpr int tree = TREE > 2 * count ? 2 * count : TREE;
+  constexpr int levels = tree == 8 ? 3 : tree == 4 ? 2 : tree == 2 ? 1 : 0;
+  at += half * 64;
+  tables += half * 64;
   Sums sums{vdupq_n_s16(0), vdupq_n_s16(0)};
+  const auto add = [&](int8x16_t found) {
+    sums = {vaddw_s8(sums.low, vget_low_s8(found)), vaddw_s8(sums.high, vget_high_s8(found))};
+  };
   for (int p = BITS - 1; p >= 0; p--) {  // from the highest plane, doubling on the way
     sums = {vshlq_n_s16(sums.low, 1), vshlq_n_s16(sums.high, 1)};
-    for (int j = HALF ? 2 * half : 0; j < (HALF ? 2 * half + 2 : 4); j++) {
+    int8x16_t average[count];
+    for (int j = 0; j < count; j++) {
       const uint8x16_t w = vld1q_u8(at + (p * 4 + j) * 32);
       const int8x16_t a = vqtbl1q_s8(vld1q_s8(tables + 32 * j), vandq_u8(w, vdupq_n_u8(15)));
       const int8x16_t b = vqtbl1q_s8(vld1q_s8(tables + 32 * j + 16), vshrq_n_u8(w, 4));
-      sums.low = vaddw_s8(vaddw_s8(sums.low, vget_low_s8(a)), vget_low_s8(b));
-      sums.high = vaddw_s8(vaddw_s8(sums.high, vget_high_s8(a)), vget_high_s8(b));
+      if constexpr (tree == 1) {
+        add(a);
+        add(b);
+      } else {
+        average[j] = vrhaddq_s8(a, b);
+      }
     }
+    if constexpr (tree > 1) {
+      for (int step = 1; step < tree / 2; step *= 2)
+        for (int j = 0; j < count; j += 2 * step) average[j] = vrhaddq_s8(average[j], average[j + step]);
+      for (int j = 0; j < count; j += tree / 2) add(average[j]);
+    }
+  }
+  if constexpr (tree > 1) {
+    // On the whole a quarter too large for each lookup and level of averages.
+    const int16x8_t excess = vdupq_n_s16(2 * count * levels / 4 * ((1 << BITS) - 1));
+    sums = {vsubq_s16(vshlq_n_s16(sums.low, levels), excess), vsubq_s16(vshlq_n_s16(sums.high, levels), excess)};
   }
   return sums;
 }
@@ -185,51 +211,54 @@ NEON_INLINE void floatsOf(const Sums& sums, float32x4_t (&out)[kQuads]) {
   out[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(sums.high)));
 }
 
-/// Rows 16 * r to 16 * r + 15 of a tile for one token. SMALL: groups of 16 values.
-template <int BITS, bool SMALL>
-void lookupBlock(const Matrix& m, const uint8_t* tile, uint32_t r, const Activations& x, float* out) {
-  const Walk walk(m);
+/// The rows of a stretch for one token, 16 after 16 of each chunk, as they lie in memory. SMALL: groups of 16 values.
+template <int BITS, bool SMALL, int TREE>
+void lookupStretch(const Matrix& m, const Stretch& stretch, const Activations& x, float* out) {
+  constexpr int quads = kTileRows / 4;
+  const Walk walk(m, stretch);
   const float zero = m.zero - 0.5f * float((1 << BITS) - 1);  // see kernels_scalar.cpp
-  float32x4_t sum[kQuads], found[kQuads];
-  for (int q = 0; q < kQuads; q++) sum[q] = vdupq_n_f32(0);
-  const uint8_t* header = tile;
+  float32x4_t sum[quads], found[kQuads];
+  for (float32x4_t& of : sum) of = vdupq_n_f32(0);
+  const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    const uint8_t* at = header + walk.header + r / 2 * 128 * BITS + r % 2 * 16;
+    const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
-      float32x4_t products[kQuads];
-      for (int q = 0; q < kQuads; q++) products[q] = vdupq_n_f32(0);
+      float32x4_t products[quads];
+      for (float32x4_t& of : products) of = vdupq_n_f32(0);
       float total = 0;
       for (uint32_t c = 0; c < (SMALL ? 1 : walk.chunks); c++, chunk++, at += 256 * BITS) {
-        for (int i = 0; i < 2 * BITS; i++) __builtin_prefetch(at + m.ahead + i * 64);
+        for (int i = 0; i < 4 * BITS; i++) __builtin_prefetch(at + m.ahead + i * 64);
         const int8_t* tables = x.tables + chunk * 128;
         const float scale = x.tableScales[chunk];
         const float* ones = x.tableSums + 2 * chunk;
-        if constexpr (SMALL) {
-          for (int half = 0; half < 2; half++) {
-            floatsOf(lookups<BITS, true>(at, tables, half), found);
-            for (int q = 0; q < kQuads; q++)
-              sum[q] = withTerms(m, header, walk, kTileRows, 2 * s + half, 16 * r + 4 * q, zero, ones[half],
-                                 vmulq_n_f32(found[q], scale), sum[q]);
+        for (int first = 0; first < quads; first += kQuads) {
+          const uint8_t* rows = at + first / 8 * 128 * BITS + first % 8 * 4;  // 8 quads are 32 rows
+          if constexpr (SMALL) {
+            for (int half = 0; half < 2; half++) {
+              floatsOf(lookups<BITS, true, TREE>(rows, tables, half), found);
+              for (int q = 0; q < kQuads; q++)
+                sum[first + q] = withTerms(m, header, walk, kTileRows, 2 * s + half, 4 * (first + q), zero, ones[half],
+                                           vmulq_n_f32(found[q], scale), sum[first + q]);
+            }
+          } else {
+            floatsOf(lookups<BITS, false, TREE>(rows, tables, 0), found);
+            for (int q = 0; q < kQuads; q++) products[first + q] = vfmaq_n_f32(products[first + q], found[q], scale);
           }
-        } else {
-          floatsOf(lookups<BITS, false>(at, tables, 0), found);
-          for (int q = 0; q < kQuads; q++) products[q] = vfmaq_n_f32(products[q], found[q], scale);
-          total += ones[0] + ones[1];
         }
+        total += ones[0] + ones[1];
       }
       if constexpr (!SMALL)
-        for (int q = 0; q < kQuads; q++)
-          sum[q] = withTerms(m, header, walk, kTileRows, s, 16 * r + 4 * q, zero, total, products[q], sum[q]);
+        for (int q = 0; q < quads; q++)
+          sum[q] = withTerms(m, header, walk, kTileRows, s, 4 * q, zero, total, products[q], sum[q]);
     }
   }
-  for (int q = 0; q < kQuads; q++) vst1q_f32(out + 16 * r + 4 * q, vmulq_n_f32(sum[q], m.factor));
+  for (int q = 0; q < quads; q++) vst1q_f32(out + 4 * q, vmulq_n_f32(sum[q], m.factor));
 }
 
-template <int BITS, bool SMALL>
-void lookupTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  for (uint32_t t = 0; t < tokens; t++)
-    for (uint32_t r = 0; r < kTileRows / 16; r++) lookupBlock<BITS, SMALL>(m, tile, r, x.from(t), out + t * kTileRows);
+template <int BITS, bool SMALL, int TREE>
+void lookupTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  for (uint32_t t = 0; t < tokens; t++) lookupStretch<BITS, SMALL, TREE>(m, stretch, x.from(t), out + t * kTileRows);
 }
 
 template <int BITS>
@@ -237,16 +266,22 @@ constexpr IntegerKernel dotKernels[2][2] = {
     {dotTile<BITS, false, false>, dotTile<BITS, false, true>},
     {dotTile<BITS, BITS <= 4, false>, dotTile<BITS, BITS <= 4, true>}};  // [stepped][small groups]
 
-void integerTile(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
-  constexpr IntegerKernel lookups[4][2] = {{lookupTile<1, false>, lookupTile<1, true>},
-                                           {lookupTile<2, false>, lookupTile<2, true>},
-                                           {lookupTile<3, false>, lookupTile<3, true>},
-                                           {lookupTile<4, false>, lookupTile<4, true>}};
+/// By m.average / 2.
+template <int BITS, bool SMALL>
+constexpr IntegerKernel trees[5] = {lookupTile<BITS, SMALL, 1>, lookupTile<BITS, SMALL, 2>, lookupTile<BITS, SMALL, 4>,
+                                    nullptr, lookupTile<BITS, SMALL, 8>};
+
+void integerTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
+  constexpr decltype(&trees<1, false>) lookups[4][2] = {{&trees<1, false>, &trees<1, true>},
+                                                        {&trees<2, false>, &trees<2, true>},
+                                                        {&trees<3, false>, &trees<3, true>},
+                                                        {&trees<4, false>, &trees<4, true>}};
   constexpr decltype(&dotKernels<1>) byBits[9] = {nullptr,        &dotKernels<1>, &dotKernels<2>,
                                                   &dotKernels<3>, &dotKernels<4>, &dotKernels<5>,
                                                   &dotKernels<6>, nullptr,        &dotKernels<8>};
   const bool small = m.group == kActGroup;
-  (m.layout == Layout::Dot ? (*byBits[m.bits])[m.stepped][small] : lookups[m.bits - 1][small])(m, tile, x, tokens, out);
+  (m.layout == Layout::Dot ? (*byBits[m.bits])[m.stepped][small] : (*lookups[m.bits - 1][small])[m.average / 2])(
+      m, stretch, x, tokens, out);
 }
 
 }  // namespace
@@ -255,6 +290,7 @@ const Kernels neonKernels = [] {
   Kernels kernels = scalarKernels;
   kernels.isa = "neon";
   kernels.lookup = Layout::Lookup1;
+  kernels.tabulateFives = nullptr;
   kernels.integerTile = integerTile;
   return kernels;
 }();

@@ -11,19 +11,19 @@ namespace lutra {
 
 namespace {
 
-/// R registers of 16 rows from register `first` of a tile, by NT tokens. SMALL: groups of 16 values.
+/// R registers of 16 rows from register `first` on, by NT tokens. SMALL: groups of 16 values.
 template <int BITS, bool SMALL, int R, int NT>
-VBMI void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Activations& x, float* out) {
+VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const Activations& x, float* out) {
   const __m512i nibble = _mm512_set1_epi8(15), table = _mm512_set1_epi32(0x30201000);
   const size_t tableStride = 4 * size_t(x.k), scaleStride = x.k / kChunk, sumStride = x.k / kActGroup;
-  const Walk walk(m);
+  const Walk walk(m, stretch);
   const uint32_t ahead = m.ahead;
   // A bit b counts b = (1 + sign) / 2: the halves of the ones are what a product lacks.
   const __m512 zero = _mm512_set1_ps(m.zero - 0.5f * float((1 << BITS) - 1));
   __m512 sum[R][NT];
   for (int r = 0; r < R; r++)
     for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
-  const uint8_t* header = tile;
+  const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
     const uint8_t* at = header + walk.header + first * 64;
@@ -95,21 +95,21 @@ VBMI void block(const Matrix& m, const uint8_t* tile, uint32_t first, const Acti
 }
 
 template <int BITS, bool SMALL>
-void tileOf(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+void tileOf(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
   uint32_t t = 0;
   for (; t + 4 <= tokens; t += 4)  // 4 tokens by 32 rows fill the registers
-    for (uint32_t first : {0u, 2u}) block<BITS, SMALL, 2, 4>(m, tile, first, x.from(t), out + t * kTileRows);
-  for (; t < tokens; t++) block<BITS, SMALL, 4, 1>(m, tile, 0, x.from(t), out + t * kTileRows);
+    for (uint32_t first : {0u, 2u}) block<BITS, SMALL, 2, 4>(m, stretch, first, x.from(t), out + t * kTileRows);
+  for (; t < tokens; t++) block<BITS, SMALL, 4, 1>(m, stretch, 0, x.from(t), out + t * kTileRows);
 }
 
 }  // namespace
 
-VBMI void lookupTile512(const Matrix& m, const uint8_t* tile, const Activations& x, uint32_t tokens, float* out) {
+VBMI void lookupTile512(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
   constexpr IntegerKernel kernels[4][2] = {{tileOf<1, false>, tileOf<1, true>},
                                            {tileOf<2, false>, tileOf<2, true>},
                                            {tileOf<3, false>, tileOf<3, true>},
                                            {tileOf<4, false>, tileOf<4, true>}};
-  kernels[m.bits - 1][m.group == kActGroup](m, tile, x, tokens, out);
+  kernels[m.bits - 1][m.group == kActGroup](m, stretch, x, tokens, out);
 }
 
 VBMI void tabulate512(const float* x, uint32_t k, int8_t* tables, float* scales, float* sums) {

@@ -33,12 +33,12 @@ constexpr uint32_t kClosed = 1u << 31;
 
 }  // namespace
 
-void Worker::finish(Loop& loop, uint32_t count, uint32_t total) {
-  if (loop.done.fetch_add(count, std::memory_order_acq_rel) + count == total) loop.done.notify_all();
+void Worker::finish(std::atomic<uint32_t>& done, uint32_t count, uint32_t total) {
+  if (done.fetch_add(count, std::memory_order_acq_rel) + count == total) done.notify_all();
 }
 
-void Worker::awaitAll(Loop& loop, uint32_t total) {
-  await(loop.done, [total](uint32_t done) { return done >= total; });
+void Worker::awaitAll(std::atomic<uint32_t>& done, uint32_t total) {
+  await(done, [total](uint32_t reached) { return reached >= total; });
 }
 
 Pool::Pool(uint32_t threads) : count_(threads) {
@@ -62,19 +62,14 @@ void Pool::stop() {
 
 void Pool::run(uint32_t loops, const std::function<void(Worker&)>& job) {
   const std::lock_guard<std::mutex> lock(caller_);
-  if (loops > capacity_) {  // nobody is inside a job here
-    loops_ = std::make_unique<Loop[]>(loops);
-    capacity_ = loops;
-  }
-  for (uint32_t i = 0; i < loops; i++) {
-    loops_[i].next.store(0, std::memory_order_relaxed);
-    loops_[i].done.store(0, std::memory_order_relaxed);
-  }
+  const size_t used = size_t(loops) * (1 + count_);
+  if (used > counters_.size()) counters_ = std::vector<Counter>(used);  // nobody is inside a job here
+  for (size_t i = 0; i < used; i++) counters_[i].value.store(0, std::memory_order_relaxed);
   job_ = &job;
   present_.store(0, std::memory_order_release);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
-  Worker self(0, loops_.get());
+  Worker self(0, count_, counters_.data());
   job(self);
   present_.fetch_or(kClosed, std::memory_order_acq_rel);
   await(present_, [](uint32_t present) { return present == kClosed; });
@@ -94,7 +89,7 @@ void Pool::serve(uint32_t index) {
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_) return;
     if (!enter()) continue;
-    Worker self(index, loops_.get());
+    Worker self(index, count_, counters_.data());
     (*job_)(self);
     if (present_.fetch_sub(1, std::memory_order_acq_rel) - 1 == kClosed) present_.notify_all();
   }

@@ -1,6 +1,8 @@
-// A persistent thread pool whose jobs are sequences of parallel loops. Loops hand out their work piece by piece and
-// end when the pieces are done, whoever did them: a worker that has lost its processor, or has not woken yet, holds
-// up nobody but for the piece in its hands. The caller is one of the workers. Idle workers spin briefly, then sleep.
+// A persistent thread pool whose jobs are sequences of parallel loops. Every worker has a range of a loop's work, which
+// it takes piece by piece in order, since memory is fastest when it is read on and on; who is done takes pieces from
+// the others' ranges. A loop ends when the pieces are done, whoever did them: a worker that has lost its processor, or
+// has not woken yet, holds up nobody but for the piece in its hands. The caller is one of the workers. Idle workers
+// spin briefly, then sleep.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -13,10 +15,9 @@
 
 namespace lutra {
 
-/// One parallel loop of a job: pieces handed out, and pieces done.
-struct Loop {
-  alignas(64) std::atomic<uint32_t> next{0};
-  alignas(64) std::atomic<uint32_t> done{0};
+/// A number that one worker changes often, alone in its cache line.
+struct alignas(64) Counter {
+  std::atomic<uint32_t> value{0};
 };
 
 class Pool;
@@ -31,24 +32,32 @@ class Worker {
   /// when all are done. Every worker of a job makes the same calls of `each` in the same order.
   template <class Body>
   void each(uint32_t total, uint32_t grain, Body&& body) {
-    Loop& loop = loops_[used_++];
-    for (;;) {
-      const uint32_t begin = loop.next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= total) break;
-      const uint32_t end = std::min(begin + grain, total);
-      body(begin, end);
-      finish(loop, end - begin, total);
+    // How much is done, then how much of each worker's range is taken.
+    Counter* loop = counters_ + size_t(used_++) * (1 + workers_);
+    const uint32_t pieces = (total + grain - 1) / grain;
+    for (uint32_t i = 0; i < workers_; i++) {
+      const uint32_t owner = (index + i) % workers_;
+      const uint32_t first = uint32_t(uint64_t(pieces) * owner / workers_) * grain;
+      const uint32_t last = std::min(uint32_t(uint64_t(pieces) * (owner + 1) / workers_) * grain, total);
+      for (;;) {
+        const uint32_t begin = first + loop[1 + owner].value.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= last) break;
+        const uint32_t end = std::min(begin + grain, last);
+        body(begin, end);
+        finish(loop->value, end - begin, total);
+      }
     }
-    awaitAll(loop, total);
+    awaitAll(loop->value, total);
   }
 
  private:
   friend class Pool;
-  Worker(uint32_t index, Loop* loops) : index(index), loops_(loops) {}
-  static void finish(Loop& loop, uint32_t count, uint32_t total);
-  static void awaitAll(Loop& loop, uint32_t total);
+  Worker(uint32_t index, uint32_t workers, Counter* counters) : index(index), workers_(workers), counters_(counters) {}
+  static void finish(std::atomic<uint32_t>& done, uint32_t count, uint32_t total);
+  static void awaitAll(std::atomic<uint32_t>& done, uint32_t total);
 
-  Loop* const loops_;
+  const uint32_t workers_;
+  Counter* const counters_;
   uint32_t used_ = 0;
 };
 
@@ -75,8 +84,7 @@ class Pool {
   const uint32_t count_;
   std::mutex caller_;
   const std::function<void(Worker&)>* job_ = nullptr;
-  std::unique_ptr<Loop[]> loops_;
-  uint32_t capacity_ = 0;
+  std::vector<Counter> counters_;
   std::vector<std::thread> workers_;
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> epoch_{0};    // one more for each job

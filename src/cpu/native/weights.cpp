@@ -60,32 +60,69 @@ float loadFloat(FloatFormat format, const uint8_t* p) {
 
 namespace {
 
-/// Codes of one block of bytes into out[0, count). Runs ascend by shift, and those of shift 0 fill every code.
-template <class T>
-void gatherCodes(const Codes& codes, const uint8_t* block, uint32_t count, T* out) {
-  for (const Run& r : codes.runs) {
-    const uint32_t mask = (1u << r.width) - 1;
-    T* to = out + r.first;
-    uint32_t j = 0, bit = r.bit;
-    if (sizeof(T) == 1 &&
-        r.step == 8) {  // a byte for each code: eight at a time, whose shifted bits the mask keeps apart
-      const uint8_t* from = block + r.bit / 8;
-      const uint64_t lanes = 0x0101010101010101ull * mask;
-      const uint32_t down = r.bit % 8;
-      for (; j + 8 <= r.count; j += 8) {
-        uint64_t bits, have = 0;
-        std::memcpy(&bits, from + j, 8);
-        if (r.shift) std::memcpy(&have, to + j, 8);
-        have |= (bits >> down & lanes) << r.shift;
-        std::memcpy(to + j, &have, 8);
-      }
-      bit += 8 * j;
+/// Of a row in a file, whose bytes have four more behind them.
+struct Blocks {
+  const uint8_t* row;
+  uint32_t count, bytes;
+};
+
+/// A run of a byte for each code: eight at a time, whose shifted bits the mask keeps apart.
+void gatherEights(const Run& r, const Blocks& blocks, uint32_t perBlock, uint8_t* out) {
+  const uint64_t lanes = 0x0101010101010101ull * ((1u << r.width) - 1);
+  const uint32_t down = r.bit % 8, whole = r.count / 8 * 8;
+  const uint8_t* from = blocks.row + r.bit / 8;
+  uint8_t* to = out + r.first;
+  for (uint32_t b = 0; b < blocks.count; b++, from += blocks.bytes, to += perBlock)
+    for (uint32_t j = 0; j < whole; j += 8) {
+      uint64_t bits, have = 0;
+      std::memcpy(&bits, from + j, 8);
+      if (r.shift) std::memcpy(&have, to + j, 8);
+      have |= (bits >> down & lanes) << r.shift;
+      std::memcpy(to + j, &have, 8);
     }
-    for (; j < r.count; j++, bit += r.step)
-      to[j] = T((r.shift ? to[j] : 0) | T(block[bit / 8] >> bit % 8 & mask) << r.shift);
+}
+
+/// Codes of blocks into out(blocks, perBlock). Runs ascend by shift, and those of shift 0 fill every code. Blocks are
+/// an inner loop, since a run is often of a few codes.
+template <class T>
+void gatherCodes(const Codes& codes, const Blocks& blocks, uint32_t perBlock, T* out) {
+  for (const Run& r : codes.runs) {
+    uint32_t done = 0;
+    if constexpr (sizeof(T) == 1)
+      if (r.step == 8) {
+        gatherEights(r, blocks, perBlock, out);
+        done = r.count / 8 * 8;
+      }
+    if (done == r.count) continue;
+    const uint32_t mask = uint32_t((uint64_t(1) << r.width) - 1), start = r.bit + done * uint32_t(r.step);
+    const uint8_t* from = blocks.row;
+    T* to = out + r.first;
+    for (uint32_t b = 0; b < blocks.count; b++, from += blocks.bytes, to += perBlock)
+      for (uint32_t j = done, bit = start; j < r.count; j++, bit += uint32_t(r.step)) {
+        uint32_t bits;
+        std::memcpy(&bits, from + bit / 8, 4);
+        to[j] = T((r.shift ? to[j] : 0) | (bits >> bit % 8 & mask) << r.shift);
+      }
   }
-  if (codes.flip)
-    for (uint32_t j = 0; j < count; j++) out[j] ^= T(codes.flip);
+  const T flip = T(codes.flip);
+  const uint32_t all = blocks.count * perBlock;
+  if (flip)
+    for (uint32_t j = 0; j < all; j++) out[j] ^= flip;
+}
+
+/// With runs put together that lie together, as those of the bytes of a float do.
+Codes joined(const Codes& codes) {
+  Codes out{{}, codes.bits, codes.flip};
+  for (const Run& run : codes.runs) {
+    Run* last = out.runs.empty() ? nullptr : &out.runs.back();
+    if (last && run.first == last->first && run.count == last->count && run.step == last->step && run.step % 8 == 0 &&
+        run.bit == last->bit + last->width && run.shift == last->shift + last->width &&
+        last->bit % 8 + last->width + run.width <= 32)
+      last->width += run.width;
+    else
+      out.runs.push_back(run);
+  }
+  return out;
 }
 
 /// Bytes of one row's scales of a block of `groups` groups.
@@ -107,101 +144,71 @@ void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* o
   }
 }
 
-/// A row taken apart: k codes, and for each block of the file its scales and offsets (rowTermBytes each).
-struct Unpacked {
-  std::vector<uint8_t> codes, scales, offsets;
+double numberAt(const GroupNumber& number, uint32_t code) {
+  if (!number.table.empty()) return number.table[code];
+  if (!number.format) return code;
+  uint8_t bytes[4];
+  std::memcpy(bytes, &code, 4);
+  return loadFloat(*number.format, bytes);
+}
 
-  void unpack(const Tiling& type, const uint8_t* row, uint32_t k) {
-    const bool constant = type.numbers.empty();
-    const uint32_t blocks = k / type.blockSize, groups = constant ? k / type.group : type.blockSize / type.group;
-    const uint32_t size = rowTermBytes(type.scales, groups);
-    codes.resize(k);
-    scales.resize(size_t(constant ? 1 : blocks) * size);
-    offsets.resize(scales.size());
-    for (uint32_t b = 0; b < blocks; b++, row += type.blockBytes) {
-      unpackCodes(type, row, &codes[size_t(b) * type.blockSize]);
-      if (constant && b > 0) continue;
-      stored_.resize(type.numbers.size() * groups);
-      for (size_t n = 0; n < type.numbers.size(); n++)
-        gatherCodes(type.numbers[n].codes, row, groups, &stored_[n * groups]);
-      putTerm(type, type.scale, groups, &scales[size_t(b) * size]);
-      if (type.offset) putTerm(type, *type.offset, groups, &offsets[size_t(b) * size]);
-    }
-  }
-
- private:
-  std::vector<uint32_t> stored_;  // (numbers, groups) of one block
-  std::vector<uint16_t> raw_, sums_;
-
-  void unpackCodes(const Tiling& type, const uint8_t* block, uint8_t* to) {
-    const uint32_t count = type.blockSize;
-    const Part& first = type.parts.front();
-    if (type.parts.size() == 1 && first.digits.empty() && first.lanes == 1 && first.codes.bits <= 8) {
-      gatherCodes(first.codes, block, count, to);
-      if (!type.remap.empty())
-        for (uint32_t i = 0; i < count; i++) to[i] = type.remap[to[i]];
-      return;
-    }
-    raw_.resize(count);
-    sums_.assign(count, 0);
-    for (const Part& part : type.parts) {
-      gatherCodes(part.codes, block, count, raw_.data());
-      for (uint32_t i = 0; i < count; i++) {
-        const uint32_t place = part.lane.empty() ? raw_[i] : raw_[i] * part.lanes + part.lane[i];
-        sums_[i] = uint16_t(sums_[i] + (part.digits.empty() ? place : part.digits[place]));
+/// One term of all blocks of a row, from the numbers (number, block, group) that are stored.
+void putTerm(const Tiling& type, const Term& term, const uint32_t* numbers, uint32_t blocks, uint32_t groups,
+             uint8_t* out) {
+  const size_t all = size_t(blocks) * groups;
+  const auto stored = [&](size_t n) { return numbers + n * all; };
+  switch (type.scales) {
+    case Scales::Half:
+      for (size_t i = 0; i < all; i++) {
+        const uint16_t half = uint16_t(stored(size_t(term.field))[i]);
+        std::memcpy(out + 2 * i, &half, 2);
       }
-    }
-    for (uint32_t i = 0; i < count; i++) to[i] = type.remap[sums_[i]];
-  }
-
-  double numberAt(const GroupNumber& number, uint32_t code) const {
-    if (!number.table.empty()) return number.table[code];
-    if (!number.format) return code;
-    uint8_t bytes[4];
-    std::memcpy(bytes, &code, 4);
-    return loadFloat(*number.format, bytes);
-  }
-
-  void putTerm(const Tiling& type, const Term& term, uint32_t groups, uint8_t* out) const {
-    for (uint32_t g = 0; g < groups; g++) {
-      const auto stored = [&](size_t n) { return stored_[n * groups + g]; };
-      if (type.scales == Scales::Half) {
-        const uint16_t half = uint16_t(stored(size_t(term.field)));
-        std::memcpy(out + 2 * g, &half, 2);
-      } else if (type.scales == Scales::TwoLevel) {
-        const uint16_t half = uint16_t(stored(size_t(term.field)));
+      return;
+    case Scales::TwoLevel:
+      for (uint32_t b = 0; b < blocks; b++, out += 2 + groups) {
+        const uint16_t half = uint16_t(stored(size_t(term.field))[b * groups]);
         std::memcpy(out, &half, 2);
-        const int32_t code = term.code < 0 ? 0 : int32_t(stored(size_t(term.code)));
-        out[2 + g] = uint8_t(term.multiplier * code + term.addend);
-      } else {
+        for (uint32_t g = 0; g < groups; g++) {
+          const int32_t code = term.code < 0 ? 0 : int32_t(stored(size_t(term.code))[b * groups + g]);
+          out[2 + g] = uint8_t(term.multiplier * code + term.addend);
+        }
+      }
+      return;
+    case Scales::Float:
+      for (size_t i = 0; i < all; i++) {
         double sum = 0;
         for (const Product& product : term.products) {
           double one = product.constant;
-          for (const uint32_t n : product.factors) one *= numberAt(type.numbers[n], stored(n));
+          for (const uint32_t n : product.factors) one *= numberAt(type.numbers[n], stored(n)[i]);
           sum += one;
         }
         const float value = float(sum);
-        std::memcpy(out + 4 * g, &value, 4);
+        std::memcpy(out + 4 * i, &value, 4);
       }
-    }
   }
-};
+}
 
-/// Puts the scales of one row of a part, for block b, into their places. `from` holds one row's terms as Unpacked has
-/// them; a file's group of 48 values, say, comes as three of 16 here.
-void placeTerms(const Matrix& m, uint32_t fileGroup, const std::vector<uint8_t>& from, uint32_t b, uint32_t row,
-                uint8_t* term) {
+/// Puts the scales of a part for block b into their places. `from` holds the rows' terms as putTerm has them, `stride`
+/// apart; a file's group of 48 values, say, comes as three of 16 here.
+void placeTerms(const Matrix& m, uint32_t fileGroup, const uint8_t* from, size_t stride, uint32_t b, uint8_t* term) {
   const uint32_t rows = m.partRows();
   if (m.scales == Scales::TwoLevel) {
-    const uint8_t* block = &from[size_t(b) * rowTermBytes(m.scales, m.blockGroups)];
-    std::memcpy(term + row * 2, block, 2);
-    for (uint32_t g = 0; g < m.blockGroups; g++) term[rows * (2 + g) + row] = block[2 + g];
+    from += b * rowTermBytes(m.scales, m.blockGroups);
+    for (uint32_t row = 0; row < rows; row++) std::memcpy(term + row * 2, from + row * stride, 2);
+    for (uint32_t g = 0; g < m.blockGroups; g++)
+      for (uint32_t row = 0; row < rows; row++) term[rows * (2 + g) + row] = from[row * stride + 2 + g];
     return;
   }
-  const uint32_t size = rowTermBytes(m.scales, 1);
   for (uint32_t g = 0; g < m.blockGroups; g++) {
     const uint32_t at = (b * m.blockGroups + g) * m.group;
-    if (at < m.k) std::memcpy(term + (g * rows + row) * size, &from[size_t(at / fileGroup) * size], size);
+    if (at >= m.k) break;
+    if (m.scales == Scales::Half) {
+      for (uint32_t row = 0; row < rows; row++)
+        std::memcpy(term + (g * rows + row) * 2, from + row * stride + at / fileGroup * 2, 2);
+    } else {
+      for (uint32_t row = 0; row < rows; row++)
+        std::memcpy(term + (g * rows + row) * 4, from + row * stride + at / fileGroup * 4, 4);
+    }
   }
 }
 
@@ -220,6 +227,7 @@ Matrix planMatrix(const Source& source) {
     m.bits = t.bits;
     m.layout = source.layout;
     m.ahead = source.ahead;
+    m.average = source.average;
     m.group = t.group % kChunk == 0 ? t.group : kActGroup;
     m.factor = t.factor;
     m.zero = t.zero;
@@ -230,7 +238,7 @@ Matrix planMatrix(const Source& source) {
     m.blockGroups = m.scales == Scales::TwoLevel ? t.blockSize / t.group : m.group % kChunk == 0 ? 1 : 2;
     if (!t.integers) setTable(m, t.table);
   }
-  m.stride = m.tileBytes();
+  m.turns = 1;
   return m;
 }
 
@@ -249,53 +257,143 @@ void setTable(Matrix& m, const std::vector<float>& levels) {
   }
 }
 
-void loadTile(const Source& source, const Matrix& m, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch) {
-  const size_t rowBytes = source.rowBytes();
-  const uint32_t first = tile * kTileRows, rows = std::min(kTileRows, m.n - first);
-  if (!m.packed()) return readExactly(source, first * rowBytes, rows * rowBytes, out);
+TileLoader::TileLoader(const Source& source, const Matrix& matrix) : source_(source), matrix_(matrix) {
+  if (!source.tiling) return;
+  const Tiling& type = *source.tiling;
+  for (const GroupNumber& number : type.numbers)
+    numbers_.push_back(number.codes.bits <= 8 ? number.codes : joined(number.codes));
+  if (type.remap.empty() || type.parts.size() != 1 || type.parts.front().codes.bits > 8) return;
+  const Part& part = type.parts.front();
+  direct_.resize(256 * part.lanes);
+  for (uint32_t lane = 0; lane < part.lanes; lane++)
+    for (uint32_t code = 0; code < 1u << part.codes.bits; code++) {
+      const uint32_t place = code * part.lanes + lane;
+      direct_[256 * lane + code] = type.remap[part.digits.empty() ? place : part.digits[place]];
+    }
+  if (part.lane.empty()) return;
+  for (uint32_t i = 0; i < matrix.k; i++) lanes_.push_back(uint16_t(256 * part.lane[i % type.blockSize]));
+}
 
-  scratch.resize(rows * rowBytes);
-  readExactly(source, first * rowBytes, scratch.size(), scratch.data());
-  Unpacked u;
-  for (uint32_t r = 0; r < rows; r++) {  // rows past n stay as they are: code 0, scale 0
-    u.unpack(*source.tiling, scratch.data() + r * rowBytes, m.k);
-    u.codes.resize(size_t(m.blocks()) * m.blockValues());  // past k: code 0, as the activations there
-    const uint32_t row = r % m.partRows();
-    const uint8_t* codes = u.codes.data();
-    uint8_t* block = out + r / m.partRows() * m.partBytes();
-    for (uint32_t b = 0; b < m.blocks(); b++, block += m.blockBytes()) {
-      placeTerms(m, source.tiling->group, u.scales, b, row, block);
-      if (m.hasOffset) placeTerms(m, source.tiling->group, u.offsets, b, row, block + m.termBytes());
-      uint8_t* chunk = block + m.headerBytes();
-      for (uint32_t i = 0; i < m.blockValues(); i += kChunk, codes += kChunk, chunk += m.chunkBytes())
-        placeChunk(m, codes, row, chunk);
+void TileLoader::load(uint32_t tile, LoadRoom& room) const {
+  const Matrix& m = matrix_;
+  const size_t rowBytes = source_.rowBytes();
+  const uint32_t first = tile * kTileRows, rows = std::min(kTileRows, m.n - first);
+  if (!m.packed()) return readExactly(source_, first * rowBytes, rows * rowBytes, const_cast<uint8_t*>(m.rows(tile)));
+
+  room.file.resize(rows * rowBytes + 4);
+  readExactly(source_, first * rowBytes, rows * rowBytes, room.file.data());
+  const Tiling& type = *source_.tiling;
+  const uint32_t chunks = m.blocks() * m.blockValues() / m.chunkValues();
+  // An odd number of cache lines apart, so that what is read together does not compete for a place in the cache.
+  const size_t stride = (chunks * m.chunkWords() + 15) / 16 * 16 | 16;
+  const bool constant = type.numbers.empty();
+  const uint32_t blocks = constant ? 1 : m.k / type.blockSize, groups = (constant ? m.k : type.blockSize) / type.group;
+  const size_t terms = size_t(blocks) * rowTermBytes(type.scales, groups);
+  // Past n and past k codes and scales are 0.
+  room.codes.assign(size_t(chunks) * m.chunkValues(), 0);
+  room.words.resize(kTileRows * stride);
+  room.scales.resize(kTileRows * terms);
+  room.offsets.resize(kTileRows * terms);
+  const size_t each = size_t(blocks) * groups;
+  room.small.resize(each);
+  room.numbers.resize(numbers_.size() * each);
+  if (rows < kTileRows) {
+    std::fill(room.words.begin() + ptrdiff_t(rows * stride), room.words.end(), 0);
+    std::fill(room.scales.begin() + ptrdiff_t(rows * terms), room.scales.end(), 0);
+    std::fill(room.offsets.begin() + ptrdiff_t(rows * terms), room.offsets.end(), 0);
+  }
+  for (uint32_t r = 0; r < rows; r++) {
+    const uint8_t* row = room.file.data() + r * rowBytes;
+    unpackCodes(row, room);
+    packRow(m, room.codes.data(), chunks, &room.words[r * stride]);
+    for (size_t n = 0; n < numbers_.size(); n++) {
+      uint32_t* to = &room.numbers[n * each];
+      if (numbers_[n].bits > 8) {
+        gatherCodes(numbers_[n], {row, blocks, type.blockBytes}, groups, to);
+      } else {
+        gatherCodes(numbers_[n], {row, blocks, type.blockBytes}, groups, room.small.data());
+        std::copy(room.small.begin(), room.small.end(), to);
+      }
+    }
+    putTerm(type, type.scale, room.numbers.data(), blocks, groups, &room.scales[r * terms]);
+    if (type.offset) putTerm(type, *type.offset, room.numbers.data(), blocks, groups, &room.offsets[r * terms]);
+  }
+  for (uint32_t s = 0; s < m.stretches(); s++) {
+    const Stretch stretch = m.stretch(tile, s);
+    const uint32_t before = stretch.first / m.blockValues();
+    uint8_t* out = const_cast<uint8_t*>(stretch.codes);
+    for (uint32_t row = 0; row < kTileRows; row += m.partRows()) {
+      const uint32_t* words = &room.words[row * stride + stretch.first / m.chunkValues() * m.chunkWords()];
+      for (uint32_t b = before; b < before + m.blocksOf(stretch); b++) {
+        placeTerms(m, type.group, &room.scales[row * terms], terms, b, out);
+        if (m.hasOffset) placeTerms(m, type.group, &room.offsets[row * terms], terms, b, out + m.termBytes());
+        out += m.headerBytes();
+        for (uint32_t i = 0; i < m.blockValues(); i += m.chunkValues()) {
+          placeChunk(m, words, stride, out);
+          words += m.chunkWords();
+          out += m.chunkBytes();
+        }
+      }
     }
   }
 }
 
-void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch) {
-  scratch.resize(source.rowBytes());
-  readExactly(source, 0, scratch.size(), scratch.data());
-  for (uint32_t i = 0; i < source.k; i++) out[i] = loadFloat(source.format, &scratch[i * floatBytes(source.format)]);
+void TileLoader::unpackCodes(const uint8_t* row, LoadRoom& room) const {
+  const Tiling& type = *source_.tiling;
+  const uint32_t k = matrix_.k, perBlock = type.blockSize;
+  const Blocks blocks{row, k / perBlock, type.blockBytes};
+  uint8_t* to = room.codes.data();
+  if (!direct_.empty() || type.remap.empty()) {
+    gatherCodes(type.parts.front().codes, blocks, perBlock, to);
+    const uint8_t* direct = direct_.data();
+    const uint16_t* lanes = lanes_.data();
+    if (!lanes_.empty())
+      for (uint32_t i = 0; i < k; i++) to[i] = direct[lanes[i] + to[i]];
+    else if (!direct_.empty())
+      for (uint32_t i = 0; i < k; i++) to[i] = direct[to[i]];
+    return;
+  }
+  room.wide.resize(k);
+  room.sums.assign(k, 0);
+  for (const Part& part : type.parts) {
+    gatherCodes(part.codes, blocks, perBlock, room.wide.data());
+    for (uint32_t k0 = 0; k0 < k; k0 += perBlock)
+      for (uint32_t i = 0; i < perBlock; i++) {
+        const uint32_t code = room.wide[k0 + i];
+        const uint32_t place = part.lane.empty() ? code : code * part.lanes + part.lane[i];
+        room.sums[k0 + i] = uint16_t(room.sums[k0 + i] + (part.digits.empty() ? place : part.digits[place]));
+      }
+  }
+  for (uint32_t i = 0; i < k; i++) to[i] = type.remap[room.sums[i]];
+}
+
+void loadVector(const Source& source, float* out, LoadRoom& room) {
+  room.file.resize(source.rowBytes());
+  readExactly(source, 0, room.file.size(), room.file.data());
+  for (uint32_t i = 0; i < source.k; i++) out[i] = loadFloat(source.format, &room.file[i * floatBytes(source.format)]);
 }
 
 void gatherRow(const Matrix& m, uint32_t row, float* out) {
   if (!m.packed()) {
     const size_t size = floatBytes(m.format);
-    const uint8_t* p = m.tile(row / kTileRows) + size_t(row % kTileRows) * m.k * size;
+    const uint8_t* p = m.rows(row / kTileRows) + size_t(row % kTileRows) * m.k * size;
     for (uint32_t i = 0; i < m.k; i++) out[i] = loadFloat(m.format, p + i * size);
     return;
   }
   const uint32_t lane = row % kTileRows % m.partRows();
-  const uint8_t* block = m.tile(row / kTileRows) + row % kTileRows / m.partRows() * m.partBytes();
-  uint8_t codes[kChunk];
-  for (uint32_t k0 = 0; k0 < m.k; block += m.blockBytes())
-    for (uint32_t i = 0; i < m.blockValues() && k0 < m.k; i++, k0++) {
-      if (i % kChunk == 0) takeChunk(m, block + m.headerBytes() + i / kChunk * m.chunkBytes(), lane, codes);
-      const float scale = m.scaleOf(block, i / m.group, lane);
-      const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), i / m.group, lane) : 0.0f;
-      out[k0] = m.factor * (scale * m.levelOf(codes[i % kChunk]) + offset);
-    }
+  const uint32_t chunk = m.chunkValues();
+  uint8_t codes[kTernaryChunk];
+  for (uint32_t s = 0; s < m.stretches(); s++) {
+    const Stretch stretch = m.stretch(row / kTileRows, s);
+    const uint8_t* block = m.partOf(stretch, row % kTileRows / m.partRows());
+    for (uint32_t at = 0; at < stretch.count; block += m.blockBytes())
+      for (uint32_t i = 0; i < m.blockValues() && at < stretch.count; i++, at++) {
+        if (i % chunk == 0) takeChunk(m, block + m.headerBytes() + i / chunk * m.chunkBytes(), lane, codes);
+        const float scale = m.scaleOf(block, i / m.group, lane);
+        const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), i / m.group, lane) : 0.0f;
+        out[stretch.first + at] = m.factor * (scale * m.levelOf(codes[i % chunk]) + offset);
+      }
+  }
 }
 
 }  // namespace lutra

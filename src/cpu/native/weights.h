@@ -2,6 +2,7 @@
 // The descriptor (Tiling) is derived by the Ladder compiler from a type's declaration; nothing here knows a format by
 // name. Tiles are the layout of all kernels for codes: 64 rows, codes and scales in one stream.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -81,7 +82,7 @@ struct Tiling {
 };
 
 /// What the codes of tiles are laid out for. A part of a tile is a sequence of blocks along k; a block is its scales,
-/// its offsets where there are any, then the codes of its chunks. All layouts have the same size.
+/// its offsets where there are any, then the codes of its chunks. All layouts but the last have the same size.
 enum class Layout : uint8_t {
   /// Dot products, and tables. Parts of 32 rows; a chunk is pairs of registers of 16 rows, of planes: of the lowest 8
   /// or 4 bits, of the next 2, of the next 1, as the width has them. In a plane of w bits, byte j of a row holds values
@@ -93,7 +94,16 @@ enum class Layout : uint8_t {
   /// Lookups with one table in a register (pshufb, tbl). Parts of 64 rows; a chunk is, for each 32 rows, for each bit,
   /// four registers of one byte a row; that of register j holds the bits of values 8j .. 8j + 7.
   Lookup1,
+  /// Lookups of five codes below 3 at once. Parts of 64 rows; a chunk is of 64 values: 13 registers of one byte a row.
+  /// That of register j holds values j, j + 13 ... j + 52 (the 65th being none), each less 1, as digits of a number in
+  /// base 3, from the lowest on: its magnitude, and in the highest bit whether it is below 0. The bytes of rows r and
+  /// r + 32 lie side by side.
+  Ternary,
 };
+
+/// Numbers of five ternary digits that hold 64 values.
+constexpr uint32_t kFives = 13;
+constexpr uint32_t kTernaryChunk = 64;
 
 /// Where in a chunk of the dot layout the pair lies that is register `index` of the plane of `width` bits from bit
 /// `low` on. Registers come in the order in which kernels need them, so that they read on and on, as the processor's
@@ -125,6 +135,7 @@ struct Source {
   // What may be chosen freely, by rule or by measurement: results differ by rounding alone.
   Layout layout;
   uint32_t ahead;
+  uint32_t average = 0;
 
   size_t rowBytes() const {
     return tiling ? size_t(k) / tiling->blockSize * tiling->blockBytes : size_t(k) * floatBytes(format);
@@ -132,6 +143,14 @@ struct Source {
 };
 
 constexpr uint32_t kTileRows = 64;
+/// Values of k of a stretch, about: so few that the activations of a stretch are still in the first-level cache when
+/// the next tile comes to it, whatever weights have passed through in between. With rows of 4096 values in one piece
+/// Zen 4 lost two fifths of its speed at one bit a weight, a fifth at two.
+constexpr uint32_t kStretchValues = 1024;
+/// The same where activations are 26 bytes a value.
+constexpr uint32_t kTernaryStretchValues = 256;
+/// Tiles whose stretches lie together: enough to read on and on, few enough to share out.
+constexpr uint32_t kPanelTiles = 8;
 /// Values of k whose codes lie together: with one bit a code, four bytes a row.
 constexpr uint32_t kChunk = 32;
 /// Activations: one int8 scale for 16 values. With 32, as ggml has it, the divergence from exact arithmetic is 1.8
@@ -142,13 +161,20 @@ constexpr uint32_t kActGroup = 16;
 /// multiplied with, or into a table of floats.
 enum class Family : uint8_t { Rows, Integers, Tables };
 
-/// A weight matrix in memory. Those of rows keep the file's order, the others are tiles of 64 rows.
+/// A part of k of one tile: its codes, and the values [first, first + count) of a row that they stand for.
+struct Stretch {
+  const uint8_t* codes;
+  uint32_t first, count;
+};
+
+/// A weight matrix in memory. Those of rows keep the file's order, the others are tiles of 64 rows: of some tiles, a
+/// panel, the first stretch of k one after the other, then the second, in the order in which a product reads them.
 struct Matrix {
   std::string name;
   uint32_t n, k;
   Family family;
   FloatFormat format;    // of rows
-  Layout layout;         // Lookup4 and Lookup1: of integers that are not stepped, of up to 4 bits
+  Layout layout;         // lookups: of integers that are not stepped, of up to 4 bits; see canBeTernary
   uint32_t bits;         // 1 to 6 or 8; in tables 2, 4 or 8
   uint32_t group;        // 16 or a multiple of 32
   uint32_t blockGroups;  // groups of a block, which is a multiple of 32 values
@@ -164,29 +190,57 @@ struct Matrix {
   std::vector<uint8_t> planes;
   /// How many bytes ahead of its reading a kernel fetches into the cache; 0 leaves that to the processor.
   uint32_t ahead;
+  /// Of Lookup1: 2, 4 or 8, where lookups of a bit are summed by trees of rounding averages over so many, which loses
+  /// their lowest bits (see kernels_scalar.cpp), in groups of 16 values over 4 at most; 0 for exact sums.
+  uint32_t average;
   const uint8_t* data;
-  size_t stride;  // from one tile to the next: its bytes, or more where two matrices lie tile by tile in turn
+  uint32_t turns;  // matrices that lie tile by tile in turn, this among them
+  uint32_t turn;   // which of them this is
 
   bool packed() const { return family != Family::Rows; }
   uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
   uint32_t partRows() const { return layout == Layout::Dot ? 32 : 64; }
   uint32_t blockValues() const { return group * blockGroups; }
   uint32_t blocks() const { return (k + blockValues() - 1) / blockValues(); }
+  uint32_t chunkValues() const { return layout == Layout::Ternary ? kTernaryChunk : kChunk; }
   /// Codes of one chunk of a part.
-  size_t chunkBytes() const { return size_t(partRows()) * kChunk / 8 * bits; }
+  size_t chunkBytes() const { return partRows() * (layout == Layout::Ternary ? kFives : kChunk / 8 * bits); }
+  /// Words of four bytes in which packRow has the codes of one row of a chunk.
+  uint32_t chunkWords() const { return layout == Layout::Ternary ? (kFives + 3) / 4 : bits; }
   /// Of the scales of a block of one part, or of its offsets, which come after them: an f16 or f32 a group for each
   /// row; or an f16 for each row, then an int8 a group for each row.
   size_t termBytes() const {
     return partRows() * (scales == Scales::TwoLevel ? 2 + blockGroups : blockGroups * (scales == Scales::Half ? 2 : 4));
   }
   size_t headerBytes() const { return termBytes() * (hasOffset ? 2 : 1); }
-  size_t blockBytes() const { return headerBytes() + blockValues() / kChunk * chunkBytes(); }
-  size_t partBytes() const { return blocks() * blockBytes(); }
+  size_t blockBytes() const { return headerBytes() + blockValues() / chunkValues() * chunkBytes(); }
   size_t tileBytes() const {
-    return packed() ? kTileRows / partRows() * partBytes() : size_t(kTileRows) * k * floatBytes(format);
+    return packed() ? kTileRows / partRows() * blocks() * blockBytes() : size_t(kTileRows) * k * floatBytes(format);
   }
   size_t bytes() const { return tiles() * tileBytes(); }
-  const uint8_t* tile(uint32_t index) const { return data + index * stride; }
+  uint32_t blocksOf(const Stretch& stretch) const { return (stretch.count + blockValues() - 1) / blockValues(); }
+  /// The codes of part `index` of a stretch.
+  const uint8_t* partOf(const Stretch& stretch, uint32_t index) const {
+    return stretch.codes + index * blocksOf(stretch) * blockBytes();
+  }
+  /// Rows of a matrix of rows, from row 64 * index on.
+  const uint8_t* rows(uint32_t index) const { return data + (size_t(index) * turns + turn) * tileBytes(); }
+
+  uint32_t stretchValues() const { return layout == Layout::Ternary ? kTernaryStretchValues : kStretchValues; }
+  /// Blocks of each stretch but the last, which may have fewer.
+  uint32_t stretchBlocks() const {
+    const uint32_t wanted = (k + stretchValues() - 1) / stretchValues();
+    return (blocks() + wanted - 1) / wanted;
+  }
+  uint32_t stretches() const { return (blocks() + stretchBlocks() - 1) / stretchBlocks(); }
+  Stretch stretch(uint32_t tile, uint32_t index) const {
+    const uint32_t before = index * stretchBlocks(), count = std::min(stretchBlocks(), blocks() - before);
+    const size_t block = kTileRows / partRows() * blockBytes(), first = before * blockValues();
+    const uint32_t panel = tile / kPanelTiles * kPanelTiles, size = std::min(kPanelTiles, tiles() - panel);
+    const size_t blocksBefore = size_t(before) * size * turns + ((tile - panel) * turns + turn) * count;
+    const uint8_t* at = data + panel * turns * tileBytes() + blocksBefore * block;
+    return {at, uint32_t(first), std::min(count * blockValues(), k - uint32_t(first))};
+  }
   float levelOf(uint32_t code) const {
     return family == Family::Tables ? table[code] : float(stepped ? steps[code] : code) - zero;
   }
@@ -198,24 +252,48 @@ struct Matrix {
   }
 };
 
-/// Puts the 32 codes of one row's chunk, each below 2^bits, where the matrix has them; `row` counts in the part, and
-/// the chunk is zero there so far.
-void placeChunk(const Matrix& matrix, const uint8_t* codes, uint32_t row, uint8_t* chunk);
-/// The reverse.
+/// The codes of `chunks` chunks of one row, each below 2^bits, as they lie in memory: words(chunks, chunkWords).
+void packRow(const Matrix& matrix, const uint8_t* codes, uint32_t chunks, uint32_t* words);
+/// Writes one chunk of a part: of row r it gets the words from words + r * stride on.
+void placeChunk(const Matrix& matrix, const uint32_t* words, size_t stride, uint8_t* chunk);
+/// The codes of one row's chunk, chunkValues of them; `row` counts in the part.
 void takeChunk(const Matrix& matrix, const uint8_t* chunk, uint32_t row, uint8_t* codes);
 
 /// The layout that a source gets, its tiles one after another; `data` is still null.
 Matrix planMatrix(const Source& source);
 
-/// Reads rows [tile * 64, ...) of the source from its file and writes that tile. `scratch` grows as needed.
-/// Throws std::runtime_error when the file no longer has the bytes.
-void loadTile(const Source& source, const Matrix& matrix, uint32_t tile, uint8_t* out, std::vector<uint8_t>& scratch);
+/// What loading works on, kept from tile to tile: the file's bytes, then each row's codes and terms. All grow as
+/// needed.
+struct LoadRoom {
+  std::vector<uint8_t> file, codes, scales, offsets, small;
+  std::vector<uint16_t> wide, sums;
+  std::vector<uint32_t> numbers, words;
+};
+
+/// Loads a matrix tile by tile; what follows from the descriptor is worked out once. Source and matrix outlive it.
+class TileLoader {
+ public:
+  TileLoader(const Source& source, const Matrix& matrix);
+  /// Reads rows [tile * 64, ...) of the source from its file and writes that tile: past n, codes and scales of 0.
+  /// Throws std::runtime_error when the file no longer has the bytes.
+  void load(uint32_t tile, LoadRoom& room) const;
+
+ private:
+  /// The k codes of a row into room.codes.
+  void unpackCodes(const uint8_t* row, LoadRoom& room) const;
+
+  const Source& source_;
+  const Matrix& matrix_;
+  std::vector<Codes> numbers_;   // of the type's numbers
+  std::vector<uint8_t> direct_;  // (lane, 256): the code in memory of each code of 8 bits at most; else empty
+  std::vector<uint16_t> lanes_;  // of each value of a row, where direct_ has its lane; empty for one lane
+};
 
 /// Fills in what follows from the table; the codes of `bits` bits are its indices.
 void setTable(Matrix& matrix, const std::vector<float>& levels);
 
 /// Reads a whole vector (n = 1) of plain floats as f32.
-void loadVector(const Source& source, float* out, std::vector<uint8_t>& scratch);
+void loadVector(const Source& source, float* out, LoadRoom& room);
 
 /// Row `row` of the matrix as f32 values.
 void gatherRow(const Matrix& matrix, uint32_t row, float* out);
