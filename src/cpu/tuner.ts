@@ -17,39 +17,39 @@ interface Rule {
   readonly lookupBits: number | null;
   /** Whether a register has one table, so that sums of lookups may be averages of bytes ("fast aggregation"). */
   readonly canAverage: boolean;
-  /** Whether kernels for five ternary weights at once are faster than others; null where there are none. */
-  readonly prefersTernary: boolean | null;
+  /** Whether there are kernels for five ternary weights at once. */
+  readonly hasTernary: boolean;
   readonly ahead: Readonly<Record<Method, number>>;
 }
 
 /**
  * Lookups cost as much for each bit of a weight, dot products the same for all widths but for putting bits together;
  * where they meet depends on how many bytes the processor looks up in a cycle, and on what widening their sums costs.
- * Microseconds for 256 x 4096 weights from cache on Zen 4, lookup and dot: avx512 W1 4.2 and 9.5, W2 6.4 and 9.4, W3 8.7
- * and 14.3, W4 10.9 and 9.2 (32 vectors: 99 and 193, 157 and 192, 214 and 220, 269 and 193); avx2 W1 9.7 and 13.7, W2
+ * Cycles for 64 x 1024 weights in groups of 128 from cache on Zen 4, lookup and dot: avx512 W1 990 and 2130, W2 1480 and
+ * 2050, W4 2530 and 2040 (8 vectors: 5790 and 11750, 9070 and 11410, 16020 and 11750); microseconds for 256 x 4096 weights
+ * with avx2 W1 9.7 and 13.7, W2
  * 15.7 and 13.7. By count of instructions NEON, with two lookups a cycle beside one dot product, is like avx512.
  * Fetching ahead: Emerald Rapids and Zen 3 gain 20 to 50 % by it; Zen 4 loses a tenth of its speed with 512 bits, whose
  * loops its own prefetcher follows, and gains a little with 256.
- * Five ternary weights at once read a fifth less than two bits a weight, for two registers of table to each of weights.
- * On Emerald Rapids, where one core reads 13 GB/s, 4096 x 4096 took 336 us beside 348 to 395 (two threads: 178 and 196);
- * on Zen 4, where it reads 31 and its prefetcher is led astray by the tables, 1.3 times as long as two bits.
+ * Five ternary weights at once read a fifth less than two bits a weight, for two registers of table to each of weights:
+ * 1.3 times as long as lookups on Zen 4, whose memory is not slow enough for that. Only a measurement picks them.
  */
 const RULES: Readonly<Record<string, Rule>> = {
   "avx512-vbmi": {
     lookupBits: 3,
     canAverage: false,
-    prefersTernary: true,
+    hasTernary: true,
     ahead: { dot: 4096, lookup: 1024, ternary: 4096 },
   },
   "avx512-vnni": {
     lookupBits: null,
     canAverage: false,
-    prefersTernary: null,
+    hasTernary: false,
     ahead: { dot: 4096, lookup: 0, ternary: 0 },
   },
-  avx2: { lookupBits: 1, canAverage: true, prefersTernary: null, ahead: { dot: 4096, lookup: 4096, ternary: 0 } },
-  neon: { lookupBits: 2, canAverage: true, prefersTernary: null, ahead: { dot: 1024, lookup: 1024, ternary: 0 } },
-  scalar: { lookupBits: 0, canAverage: true, prefersTernary: false, ahead: { dot: 0, lookup: 0, ternary: 0 } },
+  avx2: { lookupBits: 1, canAverage: true, hasTernary: false, ahead: { dot: 4096, lookup: 4096, ternary: 0 } },
+  neon: { lookupBits: 2, canAverage: true, hasTernary: false, ahead: { dot: 1024, lookup: 1024, ternary: 0 } },
+  scalar: { lookupBits: 0, canAverage: true, hasTernary: true, ahead: { dot: 0, lookup: 0, ternary: 0 } },
 };
 
 /** Of a matrix of tiles, what decides which kernels can run it. */
@@ -73,7 +73,7 @@ export function methodsFor(isa: string, { bits, plain, ternary }: Codes): readon
   const can: Readonly<Record<Method, boolean>> = {
     dot: true,
     lookup: plain && bits <= 4 && rule.lookupBits !== null,
-    ternary: ternary && rule.prefersTernary !== null,
+    ternary: ternary && rule.hasTernary,
   };
   return (["dot", "lookup", "ternary"] as const).filter((method) => can[method]);
 }
@@ -89,8 +89,7 @@ export function staticKernel(isa: string, processor: string, codes: Codes, looks
   const rule = RULES[isa];
   const methods = methodsFor(isa, codes);
   const lookup = methods.includes("lookup") && (looksUp || codes.bits <= (rule?.lookupBits ?? 0));
-  const ternary = methods.includes("ternary") && rule?.prefersTernary === true && !followsItself(isa, processor);
-  const method = ternary && !looksUp ? "ternary" : lookup ? "lookup" : "dot";
+  const method = lookup ? "lookup" : "dot";
   return { method, ahead: aheadOf(isa, processor, method) };
 }
 

@@ -35,12 +35,18 @@ AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, 
   return _mm512_mul_ps(block, _mm512_cvtepi32_ps(codes));
 }
 
-/// Adds (product - zero * one) * scale + one * offset to the sums of R registers of rows from `first` on by NT tokens,
-/// for group g of the block whose header is given. One look at the form of the scales serves all.
+/// The sum of some numbers, in order.
+inline float sumOf(const float* x, uint32_t count) {
+  float sum = 0;
+  for (uint32_t i = 0; i < count; i++) sum += x[i];
+  return sum;
+}
+
+/// Adds product * scale + one * offset to the sums of R registers of rows from `first` on by NT tokens, for group g of
+/// the block whose header is given. One look at the form of the scales serves all.
 template <uint32_t ROWS, int R, int NT>
 AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t g, uint32_t first,
-                            __m512 zero, const float (&one)[NT], const __m512 (&products)[R][NT],
-                            __m512 (&sum)[R][NT]) {
+                            const float (&one)[NT], const __m512 (&products)[R][NT], __m512 (&sum)[R][NT]) {
   __m512 terms[R];
   const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
     if (m.scales == Scales::Half) {
@@ -55,12 +61,9 @@ AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& 
   };
   load(header);
 #pragma GCC unroll 4
-  for (int t = 0; t < NT; t++) {
-    const __m512 ones = _mm512_set1_ps(one[t]);
+  for (int t = 0; t < NT; t++)
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
-      sum[r][t] = _mm512_fmadd_ps(_mm512_fnmadd_ps(zero, ones, products[r][t]), terms[r], sum[r][t]);
-  }
+    for (int r = 0; r < R; r++) sum[r][t] = _mm512_fmadd_ps(products[r][t], terms[r], sum[r][t]);
   if (!walk.hasOffset) return;
   load(header + walk.term);
 #pragma GCC unroll 4

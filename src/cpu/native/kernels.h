@@ -39,6 +39,12 @@ struct Walk {
 
   /// From one part of the stretch to the next.
   size_t partBytes() const { return blocks * block; }
+
+  /// Asks for all scales of a block as it begins. Those of later groups would else be missed one by one behind the
+  /// codes, which also leads the processor's own prefetcher astray: on Zen 4 K-quants lost two thirds of their speed.
+  void fetchHeader(const uint8_t* at) const {
+    for (size_t i = 0; i < header; i += 64) __builtin_prefetch(at + i);
+  }
 };
 
 /// Where in the codes of a block the register lies that begins with value v, in a plane of all BITS: that of the first

@@ -123,6 +123,7 @@ AVX2 void block(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m256 products[P][NT];
@@ -225,6 +226,7 @@ AVX2 void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const ui
     for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
   const uint8_t* header = part;
   for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
+    if (g == 0) walk.fetchHeader(header);
     __m256 products[P][NT];
     for (int t = 0; t < NT; t++)
       for (int h = 0; h < P; h++) products[h][t] = _mm256_setzero_ps();

@@ -77,7 +77,6 @@ template <int BITS, bool STEPPED, bool SMALL, int NT>
 AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const Activations& x, float* out) {
   const size_t stride = x.k, groups = x.k / kActGroup;
   const uint32_t ahead = m.ahead;
-  const __m512 zero = _mm512_set1_ps(m.zero);
   const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
   __m512 sum[2][NT];
   for (int r = 0; r < 2; r++)
@@ -85,14 +84,17 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m512 products[2][NT];
       float total[NT];
-      for (int t = 0; t < NT; t++) {
-        total[t] = 0;
-        products[0][t] = products[1][t] = _mm512_setzero_ps();
-      }
+      if constexpr (!SMALL)
+#pragma GCC unroll 4
+        for (int t = 0; t < NT; t++) {
+          total[t] = sumOf(x.sums + t * groups + 2 * chunk, 2 * walk.chunks);
+          products[0][t] = products[1][t] = _mm512_set1_ps(-m.zero * total[t]);
+        }
       for (uint32_t c = 0; c < (SMALL ? 1 : walk.chunks); c++, chunk++) {
         const float *scales = x.scales + 2 * chunk, *ones = x.sums + 2 * chunk;
         const int8_t* from = x.codes + chunk * kChunk;
@@ -101,23 +103,24 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
           __m512i acc[2][NT];
           for (int t = 0; t < NT; t++) acc[0][t] = acc[1][t] = _mm512_setzero_si512();
           addProducts<BITS, STEPPED, 4 * HALF, NT>(at, ahead, steps, from, stride, acc);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
           for (int t = 0; t < NT; t++) {
             const __m512 scale = _mm512_set1_ps(scales[t * groups + HALF]);
-            total[t] = SMALL ? ones[t * groups + HALF] : total[t] + ones[t * groups + HALF];
-#pragma GCC unroll 2
-            for (int r = 0; r < 2; r++) {
-              const __m512 product = _mm512_cvtepi32_ps(acc[r][t]);
-              products[r][t] = SMALL ? _mm512_mul_ps(product, scale) : _mm512_fmadd_ps(product, scale, products[r][t]);
+            if constexpr (SMALL) {
+              total[t] = ones[t * groups + HALF];
+              products[0][t] = products[1][t] = _mm512_set1_ps(-m.zero * total[t]);
             }
+#pragma GCC unroll 2
+            for (int r = 0; r < 2; r++)
+              products[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][t]), scale, products[r][t]);
           }
-          if constexpr (SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, 2 * s + HALF, 0, zero, total, products, sum);
+          if constexpr (SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, 2 * s + HALF, 0, total, products, sum);
         };
         addHalf(std::integral_constant<uint32_t, 0>());
         addHalf(std::integral_constant<uint32_t, 1>());
         at += 128 * BITS;
       }
-      if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, s, 0, zero, total, products, sum);
+      if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, s, 0, total, products, sum);
     }
   }
   for (int r = 0; r < 2; r++)
@@ -229,6 +232,7 @@ VBMI void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const ui
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
   const uint8_t* header = part;
   for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
+    if (g == 0) walk.fetchHeader(header);
     __m512 products[2][2][NT];
     for (int h = 0; h < 2; h++)
       for (int t = 0; t < NT; t++) products[h][0][t] = products[h][1][t] = _mm512_setzero_ps();

@@ -103,6 +103,7 @@ DOTPROD void dotBlock(const Matrix& m, const Walk& walk, const uint8_t* part, ui
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header + r * 64;
     for (uint32_t s = 0; s < walk.spans; s++) {
       float32x4_t products[kQuads][NT];
@@ -222,6 +223,7 @@ void lookupStretch(const Matrix& m, const Stretch& stretch, const Activations& x
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
       float32x4_t products[quads];

@@ -55,6 +55,7 @@ AVX2 void stretchOf(const Matrix& m, const Stretch& stretch, const Activations& 
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m256 products[2 * kParts];

@@ -19,21 +19,25 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
   const Walk walk(m, stretch);
   const uint32_t ahead = m.ahead;
   // A bit b counts b = (1 + sign) / 2: the halves of the ones are what a product lacks.
-  const __m512 zero = _mm512_set1_ps(m.zero - 0.5f * float((1 << BITS) - 1));
+  const float zero = m.zero - 0.5f * float((1 << BITS) - 1);
   __m512 sum[R][NT];
   for (int r = 0; r < R; r++)
     for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header + first * 64;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m512 products[R][NT];
       float total[NT];
-      for (int t = 0; t < NT; t++) {
-        total[t] = 0;
-        for (int r = 0; r < R; r++) products[r][t] = _mm512_setzero_ps();
-      }
+      const auto begin = [&](int t, float ones) VBMI_LAMBDA {
+        total[t] = ones;
+        for (int r = 0; r < R; r++) products[r][t] = _mm512_set1_ps(-zero * ones);
+      };
+      if constexpr (!SMALL)
+#pragma GCC unroll 4
+        for (int t = 0; t < NT; t++) begin(t, sumOf(x.tableSums + t * sumStride + 2 * chunk, 2 * walk.chunks));
       for (uint32_t c = 0; c < (SMALL ? 1 : walk.chunks); c++, chunk++) {
         __m512i low[R][NT], high[R][NT];  // sums of values 0 to 15 and 16 to 31
         for (int r = 0; r < R; r++)
@@ -60,25 +64,25 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
             }
           }
         }
-        const float *scales = x.tableScales + chunk, *ones = x.tableSums + 2 * chunk;
+        const float* scales = x.tableScales + chunk;
         if constexpr (SMALL) {
           // Not a loop over the halves: the compiler would keep their sums in memory.
           const auto addHalf = [&](uint32_t half, const __m512i(&found)[R][NT]) VBMI_LAMBDA {
 #pragma GCC unroll 4
             for (int t = 0; t < NT; t++) {
-              total[t] = ones[t * sumStride + half];
+              begin(t, x.tableSums[t * sumStride + 2 * chunk + half]);
               const __m512 scale = _mm512_set1_ps(scales[t * scaleStride]);
 #pragma GCC unroll 4
-              for (int r = 0; r < R; r++) products[r][t] = _mm512_mul_ps(_mm512_cvtepi32_ps(found[r][t]), scale);
+              for (int r = 0; r < R; r++)
+                products[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(found[r][t]), scale, products[r][t]);
             }
-            addTerms<kTileRows, R, NT>(m, header, walk, 2 * s + half, first, zero, total, products, sum);
+            addTerms<kTileRows, R, NT>(m, header, walk, 2 * s + half, first, total, products, sum);
           };
           addHalf(0, low);
           addHalf(1, high);
         } else {
 #pragma GCC unroll 4
           for (int t = 0; t < NT; t++) {
-            total[t] += ones[t * sumStride] + ones[t * sumStride + 1];
             const __m512 scale = _mm512_set1_ps(scales[t * scaleStride]);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
@@ -86,7 +90,7 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
           }
         }
       }
-      if constexpr (!SMALL) addTerms<kTileRows, R, NT>(m, header, walk, s, first, zero, total, products, sum);
+      if constexpr (!SMALL) addTerms<kTileRows, R, NT>(m, header, walk, s, first, total, products, sum);
     }
   }
   for (int r = 0; r < R; r++)
@@ -97,8 +101,8 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
 template <int BITS, bool SMALL>
 void tileOf(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
   uint32_t t = 0;
-  for (; t + 4 <= tokens; t += 4)  // 4 tokens by 32 rows fill the registers
-    for (uint32_t first : {0u, 2u}) block<BITS, SMALL, 2, 4>(m, stretch, first, x.from(t), out + t * kTileRows);
+  for (; t + 2 <= tokens; t += 2)  // 2 tokens by 64 rows fill the registers
+    block<BITS, SMALL, 4, 2>(m, stretch, 0, x.from(t), out + t * kTileRows);
   for (; t < tokens; t++) block<BITS, SMALL, 4, 1>(m, stretch, 0, x.from(t), out + t * kTileRows);
 }
 

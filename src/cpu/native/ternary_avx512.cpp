@@ -18,7 +18,7 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
   const Walk walk(m, stretch);
   const uint32_t ahead = m.ahead, spans = m.blockGroups, spanChunks = m.group / kTernaryChunk;
   // Digits are the codes less 1.
-  const __m512 zero = _mm512_set1_ps(m.zero - 1.0f);
+  const float zero = m.zero - 1.0f;
   // A found byte is its sum plus 128, and all that is added to one of 16 bits is taken off in advance.
   const __m512i bias = _mm512_set1_epi16(-128 * int(kFives)), pairBias = _mm512_set1_epi16(short(-128 * kFives * 257));
   __m512 sum[4][NT];
@@ -27,13 +27,14 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
+    walk.fetchHeader(header);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < spans; s++) {
       __m512 products[4][NT];
       float total[NT];
       for (int t = 0; t < NT; t++) {
-        total[t] = 0;
-        for (int r = 0; r < 4; r++) products[r][t] = _mm512_setzero_ps();
+        total[t] = sumOf(x.fiveSums + t * chunks + chunk, spanChunks);
+        for (int r = 0; r < 4; r++) products[r][t] = _mm512_set1_ps(-zero * total[t]);
       }
       for (uint32_t c = 0; c < spanChunks; c++, chunk++) {
         const uint8_t* tables = x.fives + chunk * kFiveBytes;
@@ -68,10 +69,9 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
           add(1, _mm512_extracti64x4_epi64(lower, 1));
           add(2, _mm512_castsi512_si256(upper[t]));
           add(3, _mm512_extracti64x4_epi64(upper[t], 1));
-          total[t] += x.fiveSums[one];
         }
       }
-      addTerms<kTileRows, 4, NT>(m, header, walk, s, 0, zero, total, products, sum);
+      addTerms<kTileRows, 4, NT>(m, header, walk, s, 0, total, products, sum);
     }
   }
   for (int r = 0; r < 4; r++)

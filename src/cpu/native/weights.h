@@ -173,8 +173,10 @@ struct Matrix {
   std::string name;
   uint32_t n, k;
   Family family;
-  FloatFormat format;    // of rows
-  Layout layout;         // lookups: of integers that are not stepped, of up to 4 bits; see canBeTernary
+  FloatFormat format;  // of rows
+  /// Lookups: of integers that are not stepped, of up to 4 bits; Ternary: of those with 2 bits whose codes are below 3,
+  /// in groups of a multiple of 64.
+  Layout layout;
   uint32_t bits;         // 1 to 6 or 8; in tables 2, 4 or 8
   uint32_t group;        // 16 or a multiple of 32
   uint32_t blockGroups;  // groups of a block, which is a multiple of 32 values
