@@ -22,17 +22,24 @@
 
 namespace lutra {
 
+/// The int8 of group g for register `r` of 16 rows in a block of two levels, as floats.
+template <uint32_t ROWS>
+AVX512_INLINE __m512 fineAt(const uint8_t* term, uint32_t g, uint32_t r) {
+  const uint8_t* fine = term + ROWS * (2 + g) + r * 16;
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fine))));
+}
+
+AVX512_INLINE __m512 halvesAt(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
 /// The scales of register `r` of 16 rows in group g of a block, whose scales (or offsets) begin at `term`, in a part of
 /// ROWS rows.
 template <uint32_t ROWS>
 AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t r) {
   if (m.scales == Scales::Float) return _mm512_loadu_ps(term + (g * ROWS + r * 16) * 4);
-  if (m.scales == Scales::Half)
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(term + (g * ROWS + r * 16) * 2)));
-  const __m512 block = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(term + r * 32)));
-  const uint8_t* fine = term + ROWS * (2 + g) + r * 16;
-  const __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fine)));
-  return _mm512_mul_ps(block, _mm512_cvtepi32_ps(codes));
+  if (m.scales == Scales::Half) return halvesAt(term + (g * ROWS + r * 16) * 2);
+  return _mm512_mul_ps(halvesAt(term + r * 32), fineAt<ROWS>(term, g, r));
 }
 
 /// The sum of some numbers, in order.
@@ -42,34 +49,94 @@ inline float sumOf(const float* x, uint32_t count) {
   return sum;
 }
 
-/// Adds product * scale + one * offset to the sums of R registers of rows from `first` on by NT tokens, for group g of
-/// the block whose header is given. One look at the form of the scales serves all.
-template <uint32_t ROWS, int R, int NT>
-AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t g, uint32_t first,
-                            const float (&one)[NT], const __m512 (&products)[R][NT], __m512 (&sum)[R][NT]) {
-  __m512 terms[R];
-  const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
-    if (m.scales == Scales::Half) {
+/// The sums of R registers of rows by NT tokens. Where scales are of two levels, those of a block are summed apart, by
+/// the int8 of its groups alone: what a block shares is multiplied with at its end.
+template <int R, int NT>
+struct Sums {
+  __m512 all[R][NT], block[R][NT], offsets[R][NT];
+};
+
+template <int R, int NT>
+AVX512_INLINE void clear(__m512 (&sums)[R][NT]) {
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++)
-        terms[r] = _mm512_cvtph_ps(
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(term + (g * ROWS + (first + r) * 16) * 2)));
-    } else {
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) terms[r] = scalesAt<ROWS>(m, term, g, first + r);
-    }
-  };
-  load(header);
+    for (int t = 0; t < NT; t++) sums[r][t] = _mm512_setzero_ps();
+}
+
+/// Adds terms * products.
+template <int R, int NT>
+AVX512_INLINE void addTimes(const __m512 (&terms)[R], const __m512 (&products)[R][NT], __m512 (&sum)[R][NT]) {
 #pragma GCC unroll 4
   for (int t = 0; t < NT; t++)
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) sum[r][t] = _mm512_fmadd_ps(products[r][t], terms[r], sum[r][t]);
-  if (!walk.hasOffset) return;
-  load(header + walk.term);
+}
+
+/// Adds terms * one.
+template <int R, int NT>
+AVX512_INLINE void addOnes(const __m512 (&terms)[R], const float (&one)[NT], __m512 (&sum)[R][NT]) {
 #pragma GCC unroll 4
   for (int t = 0; t < NT; t++)
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) sum[r][t] = _mm512_fmadd_ps(terms[r], _mm512_set1_ps(one[t]), sum[r][t]);
+}
+
+/// Adds product * scale + one * offset for rows from register `first` on and group g of the block whose header is
+/// given. One look at the form of the scales serves all.
+template <uint32_t ROWS, int R, int NT>
+AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t g, uint32_t first,
+                            const float (&one)[NT], const __m512 (&products)[R][NT], Sums<R, NT>& sums) {
+  __m512 terms[R];
+  if (m.scales == Scales::TwoLevel) {
+    const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) terms[r] = fineAt<ROWS>(term, g, first + r);
+    };
+    load(header);
+    addTimes(terms, products, sums.block);
+    if (!walk.hasOffset) return;
+    load(header + walk.term);
+    addOnes(terms, one, sums.offsets);
+    return;
+  }
+  const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
+    if (m.scales == Scales::Half) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) terms[r] = halvesAt(term + (g * ROWS + (first + r) * 16) * 2);
+    } else {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) terms[r] = _mm512_loadu_ps(term + (g * ROWS + (first + r) * 16) * 4);
+    }
+  };
+  load(header);
+  addTimes(terms, products, sums.all);
+  if (!walk.hasOffset) return;
+  load(header + walk.term);
+  addOnes(terms, one, sums.all);
+}
+
+template <int R, int NT>
+AVX512_INLINE void beginBlock(const Matrix& m, Sums<R, NT>& sums) {
+  if (m.scales != Scales::TwoLevel) return;
+  clear(sums.block);
+  clear(sums.offsets);
+}
+
+template <int R, int NT>
+AVX512_INLINE void endBlock(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t first,
+                            Sums<R, NT>& sums) {
+  if (m.scales != Scales::TwoLevel) return;
+  __m512 shared[R];
+  const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) shared[r] = halvesAt(term + (first + r) * 32);
+  };
+  load(header);
+  addTimes(shared, sums.block, sums.all);
+  if (!walk.hasOffset) return;
+  load(header + walk.term);
+  addTimes(shared, sums.offsets, sums.all);
 }
 
 void lookupTile512(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out);

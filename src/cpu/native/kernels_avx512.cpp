@@ -78,13 +78,13 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
   const size_t stride = x.k, groups = x.k / kActGroup;
   const uint32_t ahead = m.ahead;
   const __m512i steps = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(m.steps)));
-  __m512 sum[2][NT];
-  for (int r = 0; r < 2; r++)
-    for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
+  Sums<2, NT> sum;
+  clear(sum.all);
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
     walk.fetchHeader(header);
+    beginBlock(m, sum);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m512 products[2][NT];
@@ -122,21 +122,27 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
       }
       if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, s, 0, total, products, sum);
     }
+    endBlock(m, header, walk, 0, sum);
   }
   for (int r = 0; r < 2; r++)
     for (int t = 0; t < NT; t++)
-      _mm512_storeu_ps(out + t * kTileRows + r * 16, _mm512_mul_ps(sum[r][t], _mm512_set1_ps(m.factor)));
+      _mm512_storeu_ps(out + t * kTileRows + r * 16, _mm512_mul_ps(sum.all[r][t], _mm512_set1_ps(m.factor)));
 }
 
 template <int BITS, bool STEPPED, bool SMALL>
 void dotTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
   const Walk walk(m, stretch);
+  // With the sums of 4 tokens by 32 rows the registers are full; where offsets are summed apart, with those of 2.
+  const bool fits = !(m.scales == Scales::TwoLevel && m.hasOffset);
   const uint8_t* part = stretch.codes;
   for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
     uint32_t t = 0;
-    for (; t + 4 <= tokens; t += 4)  // with the sums of 4 tokens by 32 rows the registers are full
-      block<BITS, STEPPED, SMALL, 4>(m, walk, part, x.from(t), out + t * kTileRows);
-    for (; t < tokens; t++) block<BITS, STEPPED, SMALL, 1>(m, walk, part, x.from(t), out + t * kTileRows);
+    const auto some = [&]<int NT>(std::integral_constant<int, NT>) {
+      for (; t + NT <= tokens; t += NT) block<BITS, STEPPED, SMALL, NT>(m, walk, part, x.from(t), out + t * kTileRows);
+    };
+    if (fits) some(std::integral_constant<int, 4>());
+    some(std::integral_constant<int, 2>());
+    some(std::integral_constant<int, 1>());
   }
 }
 

@@ -20,13 +20,13 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
   const uint32_t ahead = m.ahead;
   // A bit b counts b = (1 + sign) / 2: the halves of the ones are what a product lacks.
   const float zero = m.zero - 0.5f * float((1 << BITS) - 1);
-  __m512 sum[R][NT];
-  for (int r = 0; r < R; r++)
-    for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
+  Sums<R, NT> sum;
+  clear(sum.all);
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
     walk.fetchHeader(header);
+    beginBlock(m, sum);
     const uint8_t* at = header + walk.header + first * 64;
     for (uint32_t s = 0; s < walk.spans; s++) {
       __m512 products[R][NT];
@@ -92,10 +92,11 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
       }
       if constexpr (!SMALL) addTerms<kTileRows, R, NT>(m, header, walk, s, first, total, products, sum);
     }
+    endBlock(m, header, walk, first, sum);
   }
   for (int r = 0; r < R; r++)
     for (int t = 0; t < NT; t++)
-      _mm512_storeu_ps(out + t * kTileRows + (first + r) * 16, _mm512_mul_ps(sum[r][t], _mm512_set1_ps(m.factor)));
+      _mm512_storeu_ps(out + t * kTileRows + (first + r) * 16, _mm512_mul_ps(sum.all[r][t], _mm512_set1_ps(m.factor)));
 }
 
 template <int BITS, bool SMALL>

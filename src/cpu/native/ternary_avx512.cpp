@@ -21,13 +21,13 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
   const float zero = m.zero - 1.0f;
   // A found byte is its sum plus 128, and all that is added to one of 16 bits is taken off in advance.
   const __m512i bias = _mm512_set1_epi16(-128 * int(kFives)), pairBias = _mm512_set1_epi16(short(-128 * kFives * 257));
-  __m512 sum[4][NT];
-  for (int r = 0; r < 4; r++)
-    for (int t = 0; t < NT; t++) sum[r][t] = _mm512_setzero_ps();
+  Sums<4, NT> sum;
+  clear(sum.all);
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
     walk.fetchHeader(header);
+    beginBlock(m, sum);
     const uint8_t* at = header + walk.header;
     for (uint32_t s = 0; s < spans; s++) {
       __m512 products[4][NT];
@@ -73,10 +73,11 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
       }
       addTerms<kTileRows, 4, NT>(m, header, walk, s, 0, total, products, sum);
     }
+    endBlock(m, header, walk, 0, sum);
   }
   for (int r = 0; r < 4; r++)
     for (int t = 0; t < NT; t++)
-      _mm512_storeu_ps(out + t * kTileRows + r * 16, _mm512_mul_ps(sum[r][t], _mm512_set1_ps(m.factor)));
+      _mm512_storeu_ps(out + t * kTileRows + r * 16, _mm512_mul_ps(sum.all[r][t], _mm512_set1_ps(m.factor)));
 }
 
 /// Digit `power` of n in balanced ternary, of n from -13 to 13 in lanes from 0 on; 0 in the others.
