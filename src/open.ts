@@ -4,6 +4,7 @@
 import type { Backend, Unavailable } from "./backend.ts";
 import type { Choose } from "./cpu/backend.ts";
 import type { Average } from "./cpu/native.ts";
+import type { Arithmetic } from "./lutcore/tiling.ts";
 
 export interface OpenOptions {
   /** Worker threads of the CPU backend; the default is one for each usable physical core. */
@@ -14,10 +15,12 @@ export interface OpenOptions {
   readonly fastAggregation?: Average;
   /** How the CPU backend chooses its kernels; the default is a fixed rule. */
   readonly choose?: Choose;
+  /** How the LMMA machine computes; the default is its definition in the paper, on int8 activations and exact tables. */
+  readonly arithmetic?: Arithmetic;
 }
 
 /** Names that `open` takes. */
-export const DEVICES: readonly string[] = ["auto", "cpu", "reference", "gpu"];
+export const DEVICES: readonly string[] = ["auto", "cpu", "reference", "gpu", "lmma"];
 
 /**
  * Opens a backend. "auto" is the CPU backend, and the reference backend where that cannot be had.
@@ -35,6 +38,10 @@ export async function open(device: string, options: OpenOptions = {}): Promise<B
       return (await import("./reference.ts")).openReference();
     case "gpu":
       return { unavailable: "this version of lutra has no GPU backend; --device cpu is the fastest it has" };
+    case "lmma": {
+      const { openLmma } = await import("./lutcore/backend.ts");
+      return openLmma(options.arithmetic ?? { mode: "paper", activation: "int8", tables: "exact" });
+    }
     default:
       throw new Error(`unknown device ${JSON.stringify(device)}; known: ${DEVICES.join(", ")}`);
   }

@@ -10,10 +10,16 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 import { createFile, FileError, type FileSink } from "../files.ts";
-import { compile as compileProduct, type CompileTarget, type Manifest } from "../ladder/emit/compile.ts";
+import {
+  compile as compileProduct,
+  type CompileRequest,
+  type CompileTarget,
+  type Manifest,
+} from "../ladder/emit/compile.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
+import { lmmaProduct } from "./lmma.ts";
 import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
 import { bytes, escaped, printJson } from "./terminal.ts";
 
@@ -45,12 +51,12 @@ export const compile: Command = command({
   about: [
     "Writes a kernel for out(m,n) = activations(m,k) . weights(n,k)^T, both sides in any declared type: those",
     "that come with Lutra, and those of a .ladder file of yours. wgsl is a module for WebGPU, cpu a C++17 text",
-    "without headers of its own, lmma the data that a machine of table lookups needs (no text). manifest.json",
-    "says what is computed, what rounds where and by how much at most, which proofs that rests on, the buffers",
-    "with their layouts, how a file's bytes become a packed layout, and how the kernel is called. Methods: decode",
-    "turns values into floats, dot multiplies integer codes, lookup takes sums of activations from tables; auto",
-    "is what the scheduler finds best for the machine (lutra explain says why). Files that are there already are",
-    "replaced.",
+    "without headers of its own, lmma the data that a machine of table lookups needs, with programs in assembly",
+    "for the product after a norm, where k is a multiple of 16. manifest.json says what is computed, what rounds",
+    "where and by how much at most, which proofs that rests on, the buffers with their layouts, how a file's bytes",
+    "become a packed layout, and how the kernel is called. Methods: decode turns values into floats, dot multiplies",
+    "integer codes, lookup takes sums of activations from tables; auto is what the scheduler finds best for the",
+    "machine (lutra explain says why). Files that are there already are replaced.",
   ],
   options: OPTIONS,
   examples: [
@@ -74,33 +80,33 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
   }
   const { program } = resolution;
   const target = values.target as CompileTarget;
-  const compiled = compileProduct(
-    {
-      activation: endpointNamed("activation", values.activation ?? "F16", program),
-      weight: endpointNamed("type", values.type, program),
-      accumulate: named("acc", values.acc ?? "F32", program.elements),
-      out: named("out", values.out ?? "F32", program.elements),
-      m: values.m,
-      n: values.n,
-      k: values.k,
-      target,
-      device: named("device", values.device ?? DEVICES[target], program.devices),
-      method: values.method === "auto" ? null : (values.method as Manifest["method"]),
-      program,
-    },
-    target === "wgsl" ? shaderTexts() : new Map(),
-  );
+  const request: CompileRequest = {
+    activation: endpointNamed("activation", values.activation ?? "F16", program),
+    weight: endpointNamed("type", values.type, program),
+    accumulate: named("acc", values.acc ?? "F32", program.elements),
+    out: named("out", values.out ?? "F32", program.elements),
+    m: values.m,
+    n: values.n,
+    k: values.k,
+    target,
+    device: named("device", values.device ?? DEVICES[target], program.devices),
+    method: values.method === "auto" ? null : (values.method as Manifest["method"]),
+    program,
+  };
+  const compiled = compileProduct(request, target === "wgsl" ? shaderTexts() : new Map());
   if (compiled.kind === "refused") throw new Error(compiled.reason);
+  const programs = target === "lmma" ? (lmmaProduct(request, request.device)?.texts ?? []) : [];
+  const files = [...compiled.files, ...programs];
   const manifest = {
     ...compiled.manifest,
-    files: compiled.files.map(({ name, text }) => ({
+    files: files.map(({ name, text }) => ({
       name,
       bytes: Buffer.byteLength(text),
       sha256: createHash("sha256").update(text).digest("hex"),
     })),
   };
   makeFolder(values.output);
-  const written = [...compiled.files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }];
+  const written = [...files, { name: "manifest.json", text: `${JSON.stringify(manifest, null, 2)}\n` }];
   writeAll(values.output, written, path === undefined ? [] : [path]);
   if (values.json) printJson(manifest);
   else

@@ -11,6 +11,7 @@ import { ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { findModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
 import { makeProgress, peakMib, printJson, rate } from "./terminal.ts";
+import { workFor, workTable } from "./work.ts";
 
 /** llama.cpp's perplexity tool takes chunks of this many tokens. */
 const USUAL_CHUNK = 512;
@@ -68,6 +69,7 @@ async function evaluateModel(
     threads,
     isa: values.isa,
     averages: values["fast-aggregation"],
+    lmma: values,
     context: ctx,
     usualContext: USUAL_CHUNK,
     phases,
@@ -99,11 +101,12 @@ async function evaluateModel(
     process.stderr.write(`interrupted after ${seconds.toFixed(1)} s, peak memory ${peakMib().toFixed(0)} MiB\n`);
     return 130;
   }
+  const work = session === "aborted" ? [] : await workFor(engine, session);
   const tps = (result.chunks * context) / seconds;
   if (values.json) {
     const { name, isa, threads: used } = engine.backend.device;
     const facts = { ...result, context, tokens: tokens.length, tokens_per_s: tps, device: name, isa, threads: used };
-    printJson(facts);
+    printJson({ ...facts, ...(engine.backend.name === "lmma" && { work }) });
   } else {
     process.stdout.write(`perplexity ${result.perplexity.toFixed(4)} +- ${result.error.toFixed(5)}\n`);
   }
@@ -111,6 +114,7 @@ async function evaluateModel(
     `${result.chunks} chunks of ${context} tokens, ${result.scored} scored, ${rate(tps)} tokens/s, ` +
       `peak memory ${peakMib().toFixed(0)} MiB\n`,
   );
+  if (!values.json && work.length > 0) process.stderr.write(workTable(work));
   // Not after Ctrl-C or an error: nothing waits then for the work in native threads, and the process ends.
   await engine[Symbol.asyncDispose]();
   return 0;

@@ -13,6 +13,7 @@ import { type Edge, type Schedule, schedule, type Scheduled, type Step } from ".
 import type { DeviceModel } from "../ladder/type.ts";
 import { showExact } from "../ladder/prove/window.ts";
 import { command, type Command, type Values } from "./command.ts";
+import { lmmaProduct, type LmmaTraffic } from "./lmma.ts";
 import { printFindings } from "./findings.ts";
 import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
 import { escaped, makeProgress, printJson, table } from "./terminal.ts";
@@ -76,8 +77,12 @@ async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly strin
     accept: values.accept === "exact" ? "exact" : "rounded",
   };
   const scheduled = withProgress(device, (progress) => schedule(gemm, device, conversionGraph(program), progress));
-  if (values.json) printJson(json(scheduled));
-  else process.stdout.write(`${text(scheduled, values.top).split("\n").map(escaped).join("\n")}\n`);
+  const traffic = lmmaProduct(gemm, device)?.traffic ?? null;
+  if (values.json) printJson({ ...json(scheduled), ...(traffic !== null && { lmma: traffic }) });
+  else {
+    const parts = [text(scheduled, values.top), ...(traffic === null ? [] : [trafficText(traffic)])];
+    process.stdout.write(`${parts.join("\n\n").split("\n").map(escaped).join("\n")}\n`);
+  }
   return scheduled.kind === "schedule" ? 0 : 1;
 }
 
@@ -113,6 +118,26 @@ function text(scheduled: Scheduled, top: number): string {
   } else parts.push("there is no plan");
   if (refused.length > 0) parts.push(["refused", ...refusedLines(refused)].join("\n"));
   return parts.join("\n\n");
+}
+
+const STAGES: Readonly<Record<LmmaTraffic["kind"], string>> = {
+  repeated: "tables made by each tile of columns",
+  split: "tables made once, by a program of their own",
+  fused: "that fused into the norm before it",
+};
+
+/** What the programs move, as the lmma backend runs them: the last line. */
+function trafficText(traffic: readonly LmmaTraffic[]): string {
+  const head = ["programs of the LMMA machine", "tables", "bytes read", "bytes written"];
+  const rows = traffic.map(({ kind, tables, read, written }) => [STAGES[kind], tables, read, written]);
+  const [repeated, split, fused] = traffic.map((one) => ({ ...one, bytes: one.read + one.written }));
+  const saved = (what: string, from: number, to: number, unit: string): string =>
+    to <= from ? `${what} saves ${from - to} ${unit}` : `${what} takes ${to - from} ${unit} more`;
+  const lines = [
+    `${saved("the split", repeated!.tables, split!.tables, "tables")} and ${saved("", repeated!.bytes, split!.bytes, "bytes").trim()}`,
+    saved("the fusion", split!.bytes, fused!.bytes, "bytes"),
+  ];
+  return `${table([head, ...rows])}${lines.join("; ")}`;
 }
 
 function planText(plan: Schedule): string {

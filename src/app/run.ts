@@ -7,6 +7,7 @@ import type { Session } from "../backend.ts";
 import { usableCores } from "../cpu/native.ts";
 import type { MatrixCase } from "../cpu/tuner.ts";
 import { DEFAULT_CONTEXT, type Model } from "../load.ts";
+import type { Work } from "../lutcore/backend.ts";
 import { type Generated, generate } from "../model/generate.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import type { Sampling } from "../model/sampler.ts";
@@ -16,6 +17,7 @@ import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
 import { dim, harmless, makeProgress, note, peakMib, printJson, rate } from "./terminal.ts";
 import { casesOf, measure, unmeasured } from "./tune.ts";
+import { workFor, workTable } from "./work.ts";
 
 /** Tokens to generate where nobody says how many; of a small context no more than half, so that it does not fill. */
 const USUAL_TOKENS = 256;
@@ -107,7 +109,7 @@ async function runModel(
   const { device, threads, ctx: context } = values;
   const untuned = values["no-tune"];
   const { isa, "fast-aggregation": averages } = values;
-  const machine = { device, threads, isa, averages, untuned };
+  const machine = { device, threads, isa, averages, untuned, lmma: values };
   const engine = await startEngine(file, { ...machine, context, usualContext: DEFAULT_CONTEXT, phases });
   const seed = values.seed ?? randomSeed();
   const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
@@ -123,7 +125,8 @@ async function runModel(
     if (output.firstTokenAtMs !== null) phases.span("first token", loadFromMs + loadMs, output.firstTokenAtMs);
     phases.print();
   }
-  report(engine, output, loadMs, values, seed);
+  const work = ready === "aborted" ? [] : await workFor(engine, ready[2]);
+  report(engine, output, loadMs, values, seed, work);
   // After Ctrl-C, or an error, nothing waits for the work in native threads: the process ends, and all with it.
   if (signal.aborted) return 130;
   const cases = engine.backend.name === "cpu" && !untuned && isAttended() ? casesOf(engine.model) : [];
@@ -253,6 +256,7 @@ function report(
   loadMs: number,
   values: Values<typeof OPTIONS>,
   seed: bigint,
+  work: readonly Work[],
 ): void {
   const { device } = backend;
   const { text, tokens, reason, promptTokens, prefillTps, decodeTps, firstTokenAtMs } = output;
@@ -274,9 +278,10 @@ function report(
       device: device.name,
       isa: device.isa,
       threads: device.threads,
+      ...(backend.name === "lmma" && { work }),
     };
     printJson(result);
-  }
+  } else if (work.length > 0) process.stderr.write(workTable(work));
   const parts = [
     `load ${loadMs.toFixed(0)} ms`,
     `prefill ${rate(prefillTps)} tokens/s (${promptTokens})`,

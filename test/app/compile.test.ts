@@ -28,7 +28,7 @@ function manifestIn(path: string) {
 test.each([
   ["wgsl", ["kernel.wgsl", "manifest.json"]],
   ["cpu", ["kernel.cpp", "manifest.json"]],
-  ["lmma", ["manifest.json"]],
+  ["lmma", ["manifest.json", "norm-and-tables.lmma", "product.lmma"]],
 ])("a type of one's own for %s: the files, with their sums", (target, names) => {
   const out = join(folder, target);
   const { code, err } = lutra([
