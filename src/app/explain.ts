@@ -126,18 +126,18 @@ const STAGES: Readonly<Record<LmmaTraffic["kind"], string>> = {
   fused: "that fused into the norm before it",
 };
 
-/** What the programs move, as the lmma backend runs them: the last line. */
+/** What the programs move; the last line are those that the lmma backend runs. */
 function trafficText(traffic: readonly LmmaTraffic[]): string {
   const head = ["programs of the LMMA machine", "tables", "bytes read", "bytes written"];
   const rows = traffic.map(({ kind, tables, read, written }) => [STAGES[kind], tables, read, written]);
-  const [repeated, split, fused] = traffic.map((one) => ({ ...one, bytes: one.read + one.written }));
-  const saved = (what: string, from: number, to: number, unit: string): string =>
-    to <= from ? `${what} saves ${from - to} ${unit}` : `${what} takes ${to - from} ${unit} more`;
-  const lines = [
-    `${saved("the split", repeated!.tables, split!.tables, "tables")} and ${saved("", repeated!.bytes, split!.bytes, "bytes").trim()}`,
-    saved("the fusion", split!.bytes, fused!.bytes, "bytes"),
-  ];
-  return `${table([head, ...rows])}${lines.join("; ")}`;
+  const change = (from: number, to: number, unit: string): string =>
+    to <= from ? `saves ${from - to} ${unit}` : `takes ${to - from} ${unit} more`;
+  const [repeated, split, fused] = traffic.map(({ tables, read, written }) => ({ tables, moved: read + written }));
+  const tables = change(repeated!.tables, split!.tables, "tables");
+  const [bySplit, byFusion] = [repeated!.moved - split!.moved, split!.moved - fused!.moved].map((bytes) =>
+    change(bytes, 0, "bytes"),
+  );
+  return `${table([head, ...rows])}the split ${tables} and ${bySplit}; the fusion ${byFusion}`;
 }
 
 function planText(plan: Schedule): string {
