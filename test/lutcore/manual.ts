@@ -262,7 +262,7 @@ function examples(): string {
     });
   return [
     "## Programs",
-    "These are run by the tests, in all modes, and give the products that they say.",
+    "These are run by the tests, those without tables of 8 bits in all modes, and give the products that they say.",
     ...parts,
   ].join("\n\n");
 }
