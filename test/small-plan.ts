@@ -21,6 +21,16 @@ function standardProgram(): Program {
 
 const program = standardProgram();
 
+/** The product of the input and of a matrix "w", as it is, into value 1. */
+export const PLAIN_GEMM: Op = {
+  kind: "gemm",
+  input: 0,
+  norm: null,
+  linears: [{ weight: "w", bias: null }],
+  epilogue: { kind: "store" },
+  out: [1],
+};
+
 export function typeNamed(name: string): Type {
   const type = program.types.get(name);
   if (type === undefined) throw new Error(`no type ${name}`);

@@ -20,7 +20,7 @@ import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { printFindings } from "./findings.ts";
 import { lmmaProduct } from "./lmma.ts";
-import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
+import { named, PRODUCT_OPTIONS, productNamed, readTexts } from "./program.ts";
 import { bytes, escaped, printJson } from "./terminal.ts";
 
 const OPTIONS = {
@@ -81,13 +81,7 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
   const { program } = resolution;
   const target = values.target as CompileTarget;
   const request: CompileRequest = {
-    activation: endpointNamed("activation", values.activation ?? "F16", program),
-    weight: endpointNamed("type", values.type, program),
-    accumulate: named("acc", values.acc ?? "F32", program.elements),
-    out: named("out", values.out ?? "F32", program.elements),
-    m: values.m,
-    n: values.n,
-    k: values.k,
+    ...productNamed(values, program),
     target,
     device: named("device", values.device ?? DEVICES[target], program.devices),
     method: values.method === "auto" ? null : (values.method as Manifest["method"]),

@@ -15,7 +15,7 @@ import { showExact } from "../ladder/prove/window.ts";
 import { command, type Command, type Values } from "./command.ts";
 import { lmmaProduct, type LmmaTraffic } from "./lmma.ts";
 import { printFindings } from "./findings.ts";
-import { endpointNamed, named, PRODUCT_OPTIONS, readTexts } from "./program.ts";
+import { named, PRODUCT_OPTIONS, productNamed, readTexts } from "./program.ts";
 import { escaped, makeProgress, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
@@ -67,13 +67,7 @@ async function explainPlan(values: Values<typeof OPTIONS>, paths: readonly strin
   const { program } = resolution;
   const device = named("device", values.device, program.devices);
   const gemm: Gemm = {
-    activation: endpointNamed("activation", values.activation ?? "F16", program),
-    weight: endpointNamed("type", values.type, program),
-    accumulate: named("acc", values.acc ?? "F32", program.elements),
-    out: named("out", values.out ?? "F32", program.elements),
-    m: values.m,
-    n: values.n,
-    k: values.k,
+    ...productNamed(values, program),
     accept: values.accept === "exact" ? "exact" : "rounded",
   };
   const scheduled = withProgress(device, (progress) => schedule(gemm, device, conversionGraph(program), progress));

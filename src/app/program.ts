@@ -9,7 +9,8 @@ import { parse } from "../ladder/grammar.ts";
 import type { Endpoint, Program } from "../ladder/type.ts";
 import { neighbour } from "../library.ts";
 import { MAX_SIZE } from "../ladder/schedule/method.ts";
-import { type Option, UsageError } from "./command.ts";
+import type { Gemm } from "../ladder/schedule/route.ts";
+import { type Option, UsageError, type Values } from "./command.ts";
 
 type ProductOptions = Readonly<
   Record<"activation" | "acc" | "out", Extract<Option, { kind: "text" }>> &
@@ -75,7 +76,7 @@ export function named<T>(option: string, name: string | null, all: ReadonlyMap<s
 }
 
 /** As `named`, for a type, an element, or a format of whole matrices in one of its storages: `I2_S.x86_128`. */
-export function endpointNamed(option: string, name: string | null, program: Program): Endpoint {
+function endpointNamed(option: string, name: string | null, program: Program): Endpoint {
   const ends = new Map<string, Endpoint>();
   for (const [key, type] of program.types) ends.set(key, { kind: "type", type });
   for (const [key, element] of program.elements) ends.set(key, { kind: "element", element });
@@ -87,4 +88,24 @@ export function endpointNamed(option: string, name: string | null, program: Prog
     }
   }
   return named(option, name, ends);
+}
+
+/**
+ * The product that a command is told of by PRODUCT_OPTIONS and by the option `type`.
+ * @throws UsageError naming the option whose name is not declared
+ */
+export function productNamed(
+  values: Values<ProductOptions> & { readonly type: string | null },
+  program: Program,
+): Omit<Gemm, "accept"> {
+  const { m, n, k } = values;
+  return {
+    activation: endpointNamed("activation", values.activation ?? "F16", program),
+    weight: endpointNamed("type", values.type, program),
+    accumulate: named("acc", values.acc ?? "F32", program.elements),
+    out: named("out", values.out ?? "F32", program.elements),
+    m,
+    n,
+    k,
+  };
 }

@@ -7,10 +7,9 @@ import type { Backend } from "../../src/backend.ts";
 import { type CpuOptions, openCpu } from "../../src/cpu/backend.ts";
 import { loadAddon } from "../../src/cpu/native.ts";
 import { AVERAGING } from "../../src/cpu/tuner.ts";
-import type { Op } from "../../src/ops.ts";
 import { openReference } from "../../src/reference.ts";
 import { testWith } from "../oracle/oracle.ts";
-import { f32Weight, Random, randomBytes, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
+import { PLAIN_GEMM, f32Weight, Random, randomBytes, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
 
 const addon = loadAddon();
 const [ROWS, COLUMNS, TOKENS] = [256, 2048, 4];
@@ -21,15 +20,7 @@ async function product(name: string, backend: Backend): Promise<Float32Array> {
   const input = f32Weight("x", [TOKENS, COLUMNS], new Random(1).normals(TOKENS * COLUMNS));
   const bytes = randomBytes(type, ROWS * COLUMNS, new Random(2));
   const matrix = { name: "w", type, shape: [ROWS, COLUMNS], bytes };
-  const gemm: Op = {
-    kind: "gemm",
-    input: 0,
-    norm: null,
-    linears: [{ weight: "w", bias: null }],
-    epilogue: { kind: "store" },
-    out: [1],
-  };
-  const plan = smallPlan([input], [matrix], [ROWS], [gemm], 1);
+  const plan = smallPlan([input], [matrix], [ROWS], [PLAIN_GEMM], 1);
   using file = weightFile([input, matrix]);
   const session = await backend.prepare(plan, file);
   const tokens = Int32Array.from({ length: TOKENS }, (_, token) => token);

@@ -16,6 +16,7 @@ import type { Gemm, Op, Rope } from "../../src/ops.ts";
 import type { Plan } from "../../src/plan.ts";
 import { openReference } from "../../src/reference.ts";
 import {
+  PLAIN_GEMM,
   LARGEST_FIELD,
   f32Weight,
   Random,
@@ -427,15 +428,7 @@ describe.skipIf(why !== "")(`native ops equal the reference's (seed ${SEED})${wh
         for (const sign of [1, -1]) {
           const inputs = [f32Weight("x", [1, k], new Float32Array(k).fill(sign * 3))];
           const others: SmallWeight[] = [{ name: "w", type, shape: [33, k], bytes }];
-          const gemm: Op = {
-            kind: "gemm",
-            input: 0,
-            norm: null,
-            linears: [{ weight: "w", bias: null }],
-            epilogue: { kind: "store" },
-            out: [1],
-          };
-          const plan = smallPlan(inputs, others, [33], [gemm], 1);
+          const plan = smallPlan(inputs, others, [33], [PLAIN_GEMM], 1);
           using weights = weightFile([...inputs, ...others]);
           const [want] = (await run(openReference(), plan, weights, [[chunk([0])]])) as [Float32Array];
           // Equal activations quantise without error (127 steps), so only float rounding is left: of scale * code,

@@ -12,7 +12,7 @@ import type { Arithmetic } from "../../src/lutcore/tiling.ts";
 import type { Op } from "../../src/ops.ts";
 import { openReference } from "../../src/reference.ts";
 import { embeddedModel, modelFile, testWith } from "../oracle/oracle.ts";
-import { f32Weight, Random, randomBytes, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
+import { PLAIN_GEMM, f32Weight, Random, randomBytes, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
 
 const INT8: Arithmetic = { mode: "paper", activation: "int8", tables: "exact" };
 
@@ -230,17 +230,9 @@ test("counts are of what was executed: a program with a wrong opcode counts othe
 test("a matrix that the machine cannot multiply is refused by name, with what runs it", async () => {
   const random = new Random(1);
   const inputs = [f32Weight("x", [1, 64], random.normals(64))];
-  const gemm: Op = {
-    kind: "gemm",
-    input: 0,
-    norm: null,
-    linears: [{ weight: "w", bias: null }],
-    epilogue: { kind: "store" },
-    out: [1],
-  };
   const weight = f32Weight("w", [8, 64], random.normals(512));
   using source = weightFile([...inputs, weight]);
-  await expect(openLmma(INT8).prepare(smallPlan(inputs, [weight], [8], [gemm], 1), source)).rejects.toThrow(
+  await expect(openLmma(INT8).prepare(smallPlan(inputs, [weight], [8], [PLAIN_GEMM], 1), source)).rejects.toThrow(
     "tensor w (F32): it is a plain f32, and the machine multiplies floats of 16 bits at most; --device cpu runs it",
   );
 });

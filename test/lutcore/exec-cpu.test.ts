@@ -9,9 +9,8 @@ import { loadAddon } from "../../src/cpu/native.ts";
 import { load } from "../../src/lutcore/exec.ts";
 import type { Weight } from "../../src/lutcore/fragment.ts";
 import { packTile } from "../../src/lutcore/weights.ts";
-import type { Op } from "../../src/ops.ts";
 import { testWith } from "../oracle/oracle.ts";
-import { f32Weight, Random, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
+import { PLAIN_GEMM, f32Weight, Random, smallPlan, typeNamed, weightFile } from "../small-plan.ts";
 import { PAPER, programOf, start } from "./machine.ts";
 
 const addon = loadAddon();
@@ -77,15 +76,7 @@ async function cpuProduct(name: string, bytes: Uint8Array, activations: Int8Arra
   if ("unavailable" in backend) throw new Error(backend.unavailable);
   const input = f32Weight("x", [1, K], Float32Array.from(activations));
   const matrix = { name: "w", type: typeNamed(name), shape: [N, K], bytes };
-  const gemm: Op = {
-    kind: "gemm",
-    input: 0,
-    norm: null,
-    linears: [{ weight: "w", bias: null }],
-    epilogue: { kind: "store" },
-    out: [1],
-  };
-  const plan = smallPlan([input], [matrix], [N], [gemm], 1);
+  const plan = smallPlan([input], [matrix], [N], [PLAIN_GEMM], 1);
   using file = weightFile([input, matrix]);
   const session = await backend.prepare(plan, file);
   const [out] = await session.step([{ slot: 0, pos: 0, tokens: Int32Array.of(0), logits: "all" }]);
