@@ -31,7 +31,7 @@ fn gemm(
   for (var k0 = 0u; k0 < depth; k0 += DEPTH) {
     let k = k0 + index % QUADS * 4u;
     if (k < K) {
-      a_tile[index] = vec4<Acc>(a_load4(min(m0 + row, M - 1u), k));
+      a_tile[index] = vec4<Acc>(a_load4(min(m0 + row, rows() - 1u), k));
     } else {
       a_tile[index] = vec4<Acc>();
     }
@@ -56,6 +56,6 @@ fn gemm(
   }
   let m = m0 + lane.y * 2u;
   let n = n0 + lane.x * 4u;
-  if (n < N && m < M) { store4(m, n, upper); }
-  if (n < N && m + 1u < M) { store4(m + 1u, n, lower); }
+  if (n < N && m < rows()) { store4(m, n, upper); }
+  if (n < N && m + 1u < rows()) { store4(m + 1u, n, lower); }
 }

@@ -4,7 +4,7 @@
 // Sums lie in workgroup memory, since compilers unroll every loop that indexes a private array.
 
 const LANES = 64u;
-const SHARES = LANES / 4u;
+const SPLIT = LANES / 4u;
 
 var<workgroup> sums: array<Acc, LANES * M_TILE>;
 
@@ -17,26 +17,26 @@ fn gemv(
   let n = (tile.x + tile.y * tiles.x) * 4u;
   if (n >= N) { return; }
   let m = tile.z * M_TILE;
-  let rows = min(M_TILE, M - m);
-  let row = min(n + lane / SHARES, N - 1u);
+  let count = min(M_TILE, rows() - m);
+  let row = min(n + lane / SPLIT, N - 1u);
   // Bounds that compilers cannot count to: they would unroll the loops, and take seconds for it.
   let one = min(tiles.z, 1u);
   let depth = K * one;
-  for (var k = lane % SHARES * 4u; k < depth; k += SHARES * 4u) {
+  for (var k = lane % SPLIT * 4u; k < depth; k += SPLIT * 4u) {
     let w = vec4<Acc>(w_load4(row, k));
-    for (var i = 0u; i < rows; i++) {
+    for (var i = 0u; i < count; i++) {
       sums[i * LANES + lane] += dot(vec4<Acc>(a_load4(m + i, k)), w);
     }
   }
-  for (var half = SHARES / 2u * one; half > 0u; half /= 2u) {
+  for (var half = SPLIT / 2u * one; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane % SHARES < half) {
-      for (var i = 0u; i < rows; i++) { sums[i * LANES + lane] += sums[i * LANES + lane + half]; }
+    if (lane % SPLIT < half) {
+      for (var i = 0u; i < count; i++) { sums[i * LANES + lane] += sums[i * LANES + lane + half]; }
     }
   }
   workgroupBarrier();
-  if (lane < rows) {
+  if (lane < count) {
     let at = lane * LANES;
-    store4(m + lane, n, vec4(sums[at], sums[at + SHARES], sums[at + 2u * SHARES], sums[at + 3u * SHARES]));
+    store4(m + lane, n, vec4(sums[at], sums[at + SPLIT], sums[at + 2u * SPLIT], sums[at + 3u * SPLIT]));
   }
 }

@@ -10,10 +10,18 @@ import { testWith } from "./oracle/oracle.ts";
 import { programWith } from "./ladder/program.ts";
 
 const text = (name: string): string => readFileSync(new URL(`../shaders/${name}.wgsl`, import.meta.url), "utf8");
-const ENTRIES = { gemv: "gemv", gemm: "gemm", dot: "dot_product", lookup: "lookup" };
+const ENTRIES = {
+  gemv: "gemv",
+  gemm: "gemm",
+  "gemm-subgroup": "gemm_subgroup",
+  dot: "dot_product",
+  lookup: "lookup",
+  "lookup-subgroup": "lookup_subgroup",
+};
 
 test.each(Object.entries(ENTRIES))("%s.wgsl is valid with the default prelude", async (file, entry) => {
-  expect(await errorsOf(await checker(), text("prelude") + text(file), entry)).toEqual([]);
+  const enable = file.endsWith("-subgroup") ? "enable subgroups;\n" : "";
+  expect(await errorsOf(await checker(), enable + text("prelude") + text(file), entry)).toEqual([]);
 });
 
 const ROUND = `${text("prelude")}${text("round")}

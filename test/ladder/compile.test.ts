@@ -100,6 +100,7 @@ const PACKING = {
   unit_values: "number",
   unit_bytes: "number",
   units_per_row: "number",
+  tile_rows: "number",
   parts: [{ shift: "number", width: "number", bits: ["number"] }],
   group_values: { maybe: "number" },
   scale: [TERM],

@@ -190,16 +190,25 @@ export interface Packed {
   readonly offsets: Float32Array;
   /** Before it is stored: v of every value, row by row. */
   readonly integers: Float64Array;
+  /** Which scale and offset a value has, the values being counted row by row. */
+  readonly groupOf: (value: number) => number;
 }
 
 /** Carries a packing out, by what its JSON says alone. */
 export function pack(packing: Packing, bytes: Uint8Array): Packed {
-  const { rows, columns, block_values, block_bytes, unit_values, unit_bytes, units_per_row, parts } = packing;
-  const group = packing.group_values ?? columns;
-  const codes = new Uint8Array(Math.ceil((rows * units_per_row * unit_bytes) / 4) * 4);
+  const { rows, columns, block_values, block_bytes, unit_values, unit_bytes, units_per_row, parts, tile_rows } =
+    packing;
   const isConstant = packing.group_values === null;
-  const groups = isConstant ? 1 : (rows * columns) / group;
-  const [scales, offsets] = [new Float32Array(groups), new Float32Array(groups)];
+  const group = packing.group_values ?? columns;
+  const padded = Math.ceil(rows / tile_rows) * tile_rows;
+  const codes = new Uint8Array(Math.ceil((padded * units_per_row * unit_bytes) / 4) * 4);
+  const groups = isConstant ? 1 : columns / group;
+  const [scales, offsets] = [new Float32Array(padded * groups), new Float32Array(padded * groups)];
+  // Which of all units or groups it is.
+  const numberOf = (row: number, each: number, at: number): number =>
+    (Math.floor(row / tile_rows) * each + at) * tile_rows + (row % tile_rows);
+  const groupOf = (at: number): number =>
+    isConstant ? 0 : numberOf(Math.floor(at / columns), groups, Math.floor((at % columns) / group));
   const integers = new Float64Array(rows * columns);
   for (let row = 0; row < rows; row++) {
     for (let k = 0; k < columns; k++) {
@@ -211,7 +220,7 @@ export function pack(packing: Packing, bytes: Uint8Array): Packed {
       integers[at] = v;
       const stored =
         (((packing.times * v - packing.subtract) % 2 ** packing.width) + 2 ** packing.width) % 2 ** packing.width;
-      const unit = (row * units_per_row + Math.floor(k / unit_values)) * unit_bytes;
+      const unit = numberOf(row, units_per_row, Math.floor(k / unit_values)) * unit_bytes;
       for (const { shift, width, bits } of parts) {
         for (let j = 0; j < width; j++) {
           const place = bits[k % unit_values]! + j;
@@ -219,12 +228,12 @@ export function pack(packing: Packing, bytes: Uint8Array): Packed {
         }
       }
       if (k % group !== 0 || (isConstant && at > 0)) continue;
-      const g = isConstant ? 0 : at / group;
+      const g = groupOf(at);
       scales[g] = sumOf(packing.scale, block, Math.floor(i / group));
       offsets[g] = sumOf(packing.offset, block, Math.floor(i / group));
     }
   }
-  return { codes, scales, offsets, integers };
+  return { codes, scales, offsets, integers, groupOf };
 }
 
 function sumOf(terms: readonly PackedTerm[], block: Uint8Array, g: number): number {
@@ -296,10 +305,9 @@ export function referenceOf(
     planes: boolean,
   ): Float64Array => {
     if (packing === undefined) return values.map(Math.abs);
-    const { scales, offsets } = pack(packing, bytes);
-    const group = packing.group_values;
+    const { scales, offsets, groupOf } = pack(packing, bytes);
     return values.map((x, at) => {
-      const g = group === null ? 0 : Math.floor(at / group);
+      const g = groupOf(at);
       const offset = Math.abs(offsets[g]!);
       return planes ? (2 ** packing.width - 1) * Math.abs(scales[g]!) + offset : Math.abs(x - offsets[g]!) + offset;
     });

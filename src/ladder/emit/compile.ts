@@ -19,9 +19,10 @@ import {
   storedText,
 } from "./kernel-error.ts";
 import { type LmmaLowering, lmmaLowering } from "./kernel-lmma.ts";
-import { type Bodies, dotPiece, wgslKernel } from "./kernel-wgsl.ts";
+import { type Bodies, wgslKernel } from "./kernel-wgsl.ts";
 import { exactSums, integerOperand, type IntegerOperand, type Packing } from "./packing.ts";
 import { proofOf, type ShownProof, structureProof } from "./rests.ts";
+import { dotPiece } from "./side-wgsl.ts";
 import { schedule } from "../schedule/schedule.ts";
 import { bindTensor } from "../tensor.ts";
 import type { DeviceModel, Element, Endpoint, Program } from "../type.ts";

@@ -17,6 +17,7 @@ const CHUNK = 1024;
 const LONGEST_PIECE = 256;
 /** Neighbours that lie in the same bits of as many bytes: a vector of the narrowest machine. */
 const STRIDE = 16;
+const ORDER = { stride: STRIDE, dense: true, tileRows: 1 } as const;
 /** Partial sums of a product of floats, which the compiler keeps in vector registers. */
 const LANES = 16;
 
@@ -73,8 +74,8 @@ export function cppKernel(
   if (method.kind === "dot") {
     const piece = pieceOf(k, LONGEST_PIECE, 1, [method.a, method.w]);
     const packings = {
-      activations: packingOf(method.a, a.type, m, k, STRIDE),
-      weights: packingOf(method.w, w.type, n, k, STRIDE),
+      activations: packingOf(method.a, a.type, m, k, ORDER),
+      weights: packingOf(method.w, w.type, n, k, ORDER),
     };
     parts.push(PACKING, operandText("a", packings.activations, method.a), operandText("w", packings.weights, method.w));
     parts.push(`static constexpr size_t PIECE = ${piece};`, scaledFunction(accumulate, method.a, method.w), DOT);

@@ -65,7 +65,7 @@ interface Lowered {
   readonly proofs: Manifest["proofs"];
 }
 
-const WORD = 4;
+const ORDER = { stride: 4, dense: true, tileRows: 1 } as const;
 /** Sizes of values of both sides, as the formulas of a bound name them. */
 const INTEGERS = { a: "(|s_a q_a| + |o_a|)", w: "(|s_w q_w| + |o_w|)" };
 /** A format of whole matrices is looked at in its smallest shape, if that is no more than a kernel's tile. */
@@ -95,9 +95,9 @@ export function lmmaLowering(request: CompileRequest): Lowered | { readonly reas
   const padded = { m: tiles.m * tile.m, n: tiles.n * tile.n, k: tiles.k * tile.k };
   const layouts = {
     ...(isWhole && "kind" in integers && activation.kind !== "tensor"
-      ? { activations: packingOf(integers, typeOf(activation)!, m, k, WORD) }
+      ? { activations: packingOf(integers, typeOf(activation)!, m, k, ORDER) }
       : {}),
-    ...(weight.kind === "tensor" ? {} : { weights: packingOf(w, typeOf(weight)!, n, k, WORD) }),
+    ...(weight.kind === "tensor" ? {} : { weights: packingOf(w, typeOf(weight)!, n, k, ORDER) }),
   };
   const sums = isWhole && !("reason" in integers) ? exactSums(integers, w) : null;
   if (accumulate.kind === "int" && sums !== null && segment > sums.i32)

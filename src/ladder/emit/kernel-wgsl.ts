@@ -3,110 +3,78 @@
 // documented in shaders/prelude.wgsl, the default that a body validates with.
 // Not here: how a value is decoded (emit.ts), the order of packed codes (packing.ts), what the manifest says (compile.ts).
 
-import { gcd } from "../divisor.ts";
-import { emit } from "./emit.ts";
 import type { Kernel, KernelBuffer, Product, Side } from "./kernel.ts";
-import { type IntegerOperand, type Packing, packingOf, pieceOf } from "./packing.ts";
+import { type IntegerOperand, type Packing, packingOf } from "./packing.ts";
+import {
+  bestBody,
+  type BodyName,
+  bodyOf,
+  decodedSide,
+  dotPiece,
+  float,
+  scaledText,
+  type WeightSide,
+  weightSide,
+} from "./side-wgsl.ts";
 import type { Element } from "../type.ts";
 
-/** Values of k that dot sums in integers before it scales them: products of bytes are then whole numbers of f32. */
-const LONGEST_PIECE = 32;
 /** Workgroups along one dimension that every implementation takes (WebGPU, maxComputeWorkgroupsPerDimension). */
 const MAX_WORKGROUPS = 65535;
-/** Rows of a up to which a workgroup of its own for each few of them costs less than tiles that are half empty. */
-const FEW_ROWS = 8;
-/** Rows of a that share one reading of the weights in registers. */
-const ROWS_AT_ONCE = 4;
 const WORD = 4;
+/** Activations are few: each code has a byte. */
+const BYTES = { stride: 16, dense: false, tileRows: 1 } as const;
 
 /** Bodies by their files' names without the ending. */
 export type Bodies = ReadonlyMap<string, string>;
-
-interface Body {
-  readonly file: string;
-  readonly entry: string;
-  readonly workgroup: readonly [number, number, number];
-  /** Outputs of one workgroup. */
-  readonly tile: { readonly m: number; readonly n: number };
-  /** Additions that one product's term may go through on its way to the output. */
-  readonly additions: number;
-}
 
 /** @throws Error where a body is missing */
 export function wgslKernel(
   product: Product,
   bodies: Bodies,
 ): Kernel | { readonly kind: "refused"; readonly reason: string } {
-  const { m, n, k, method, accumulate, out } = product;
-  const rows = Math.min(m, ROWS_AT_ONCE);
+  const { m, n, k, a, w, method, accumulate, out } = product;
+  const operand = method.kind === "decode" ? null : method.w;
   const piece = method.kind === "dot" ? dotPiece(k, method.a, method.w) : 0;
-  const body = bodyOf(product, rows, piece);
+  // A module is for any device: one that has no subgroups too.
+  const name: BodyName = bestBody(method.kind, m, operand, 0) ?? "gemv";
+  const body = bodyOf(name, m, { n, k }, operand, piece);
   const buffers: KernelBuffer[] = [];
-  const parts: string[] = [];
   const exceptions: string[] = [];
-  const bind = (name: string, role: KernelBuffer["role"], bytes: number, layout: KernelBuffer["layout"]): number => {
+  const packings: { activations?: Packing; weights?: Packing } = {};
+  const bind: Bind = (of, role, bytes, layout) => {
     const binding = buffers.length;
-    buffers.push({ binding, name, role, bytes: Math.ceil(bytes / WORD) * WORD, layout });
+    buffers.push({ binding, name: of, role, bytes: Math.ceil(bytes / WORD) * WORD, layout });
     return binding;
   };
-  const packings: { activations?: Packing; weights?: Packing } = {};
-  if (accumulate.name === "F16") parts.push("enable f16;");
+  /** The text of a side, whose buffers become the kernel's. */
+  const add = (side: WeightSide, role: "activations" | "weights", type: Side["type"]): string => {
+    for (const { name: of, part, bytes, words } of side.buffers) {
+      if (words !== null) bind(of, "tables", bytes, { kind: "words", words });
+      else if (part === "bytes") bind(of, role, bytes, { kind: "file", type: type.name });
+      else bind(of, role, bytes, { kind: "packed", packing: role, part });
+    }
+    if (side.packing !== null) packings[role] = side.packing;
+    exceptions.push(...side.exceptions);
+    return side.text;
+  };
+  const next = (): { readonly group: number; readonly binding: number } => ({ group: 0, binding: buffers.length });
+
+  const parts = accumulate.name === "F16" ? ["enable f16;"] : [];
   parts.push(
-    constants({ M: m, N: n, K: k, M_TILE: rows }),
+    constants({ N: n, K: k, ...body.constants }),
+    `fn rows() -> u32 { return ${m}u; }`,
     `alias Acc = ${accumulate.kind === "int" ? "i32" : accumulate.name === "F16" ? "f16" : "f32"};`,
   );
-
-  const decoded = (prefix: "a_" | "w_", side: Side): string | null => {
-    const role = prefix === "a_" ? "activations" : "weights";
-    const binding = bind(`${prefix}words`, role, side.bytes, { kind: "file", type: side.type.name });
-    const emission = emit(side.type, { kind: "wgsl", prefix, group: 0, binding, columns: k });
-    if (emission.kind === "refused") return emission.reason;
-    const { text, tables } = emission;
-    if (tables.length > 0) bind(`${prefix}tables`, "tables", tables.length * WORD, { kind: "words", words: tables });
-    parts.push(text, load4(prefix, k));
-    // What is unpacked is an F16 field, or a small float that has been put into one (rewrite.ts).
-    if (text.includes("unpack2x16float"))
-      exceptions.push(
-        `${side.type.name} is unpacked from f16, whose subnormals WGSL lets a machine take as 0: there, the bound does not hold for F16 fields below 2^-14 and for subnormals of narrower floats`,
-      );
-    return null;
-  };
-  const packed = (prefix: "a_" | "w_", side: Side, operand: IntegerOperand): void => {
-    const role = prefix === "a_" ? "activations" : "weights";
-    const packing = packingOf(operand, side.type, side.rows, k, WORD);
-    packings[role] = packing;
-    const bindPart = (name: string, bytes: number): number =>
-      bind(`${prefix}${name}`, role, bytes, { kind: "packed", packing: role, part: name });
-    const codes = bindPart("codes", side.rows * packing.units_per_row * packing.unit_bytes);
-    parts.push(`@group(0) @binding(${codes}) var<storage, read> ${prefix}codes: array<u32>;`);
-    const terms = { scale: packing.scale, offset: packing.offset };
-    for (const [name, list] of Object.entries(terms)) {
-      if (packing.group_values === null || list.length === 0) {
-        const value = float(list.reduce((sum, term) => sum + term.constant, 0));
-        parts.push(`fn ${prefix}${name}(row: u32, k: u32) -> f32 { return ${value}; }`);
-        continue;
-      }
-      const groups = k / packing.group_values;
-      const binding = bindPart(`${name}s`, 4 * side.rows * groups);
-      parts.push(
-        `@group(0) @binding(${binding}) var<storage, read> ${prefix}${name}s: array<f32>;`,
-        `fn ${prefix}${name}(row: u32, k: u32) -> f32 { return ${prefix}${name}s[row * ${groups}u + k / ${packing.group_values}u]; }`,
-      );
-    }
-    parts.push(`const ${prefix.toUpperCase()}OFFSET = ${packing.offset.length > 0};`);
-    parts.push(operand.form === "planes" ? planeFunction(prefix, packing) : quadFunction(prefix, packing, operand));
-    if (operand.form === "planes") parts.push(constants({ PLANES: operand.bits, SEGMENT: segmentOf(operand) }));
-  };
-
-  let reason: string | null = null;
-  if (method.kind === "dot") packed("a_", product.a, method.a);
-  else reason = decoded("a_", product.a);
-  if (reason !== null) return refused(`${product.a.type.name}: ${reason}`);
-  if (method.kind === "decode") reason = decoded("w_", product.w);
-  else packed("w_", product.w, method.w);
-  if (reason !== null) return refused(`${product.w.type.name}: ${reason}`);
-  if (method.kind === "dot") parts.push(constants({ PIECE: piece }), scaledFunction(accumulate, method.a, method.w));
-  parts.push(...storing(out, m, n, accumulate, bind));
+  if (method.kind === "dot") {
+    parts.push(byteActivations(a, k, method.a, bind, packings), scaledText(piece, method.a, method.w, accumulate));
+  } else {
+    const decoded = decodedSide("a_", a.type, a.rows, k, next());
+    if (decoded.kind === "refused") return refused(`${a.type.name}: ${decoded.reason}`);
+    parts.push(add(decoded, "activations", a.type));
+  }
+  const weights = weightSide(w.type, w.rows, k, operand, next());
+  if (weights.kind === "refused") return refused(`${w.type.name}: ${weights.reason}`);
+  parts.push(add(weights, "weights", w.type), ...storing(out, m, n, accumulate, bind));
   const narrow = out.kind === "float" && out.bits < 32;
   if (narrow) parts.push(bodyText(bodies, "round"));
   parts.push(bodyText(bodies, body.file));
@@ -131,6 +99,8 @@ export function wgslKernel(
   };
 }
 
+type Bind = (name: string, role: KernelBuffer["role"], bytes: number, layout: KernelBuffer["layout"]) => number;
+
 function refused(reason: string): { readonly kind: "refused"; readonly reason: string } {
   return { kind: "refused", reason };
 }
@@ -141,36 +111,6 @@ function bodyText(bodies: Bodies, name: string): string {
   return text;
 }
 
-function bodyOf({ m, k, method }: Product, rows: number, piece: number): Body {
-  const few = { workgroup: [64, 1, 1], tile: { m: rows, n: 4 } } as const;
-  // Each of 16 lanes sums its share, and then come four halvings.
-  const shared = (step: number, each: number): number => Math.ceil(k / (16 * step)) * each + 4;
-  switch (method.kind) {
-    case "dot":
-      // A piece's own sum is exact; three additions join its four terms.
-      return { file: "dot", entry: "dot_product", ...few, additions: shared(piece, 1) + 3 };
-    case "lookup": {
-      // Three in a table's entry; one for each table of a segment, for each plane, and two for each segment.
-      const segment = segmentOf(method.w);
-      const additions = 3 + segment / 4 + method.w.bits + 2 * Math.ceil(k / segment);
-      return { file: "lookup", entry: "lookup", workgroup: [64, 1, 1], tile: { m: 1, n: 64 }, additions };
-    }
-    case "decode":
-      if (m <= FEW_ROWS) return { file: "gemv", entry: "gemv", ...few, additions: shared(4, 4) };
-      return { file: "gemm", entry: "gemm", workgroup: [8, 8, 1], tile: { m: 16, n: 32 }, additions: k };
-  }
-}
-
-/** Values of a group whose bits of a plane lie in one word. */
-function segmentOf({ group }: IntegerOperand): number {
-  return group === null ? 32 : gcd(group, 32);
-}
-
-/** What dot sums in integers at once; 0 where no four values have the same scales. */
-export function dotPiece(k: number, a: IntegerOperand, w: IntegerOperand): number {
-  return pieceOf(k, LONGEST_PIECE, WORD, [a, w]);
-}
-
 // --- text of the prelude --------------------------------------------------------------------------------------------
 
 function constants(values: Readonly<Record<string, number>>): string {
@@ -179,64 +119,41 @@ function constants(values: Readonly<Record<string, number>>): string {
     .join("\n");
 }
 
-/** A double as the nearest f32, spelled so that WGSL reads just that. */
-function float(x: number): string {
-  return `f32(${Math.fround(x)})`;
-}
-
-function load4(prefix: string, k: number): string {
-  const head = `fn ${prefix}load4(row: u32, k: u32) -> vec4f {`;
-  if (k % 4 === 0) return `${head} return ${prefix}decode4(row, k); }`;
-  return `${head}
-  var four = vec4f();
-  for (var i = 0u; i < 4u && k + i < K; i++) { four[i] = ${prefix}decode(row, k + i); }
-  return four;
-}`;
-}
-
-function planeFunction(prefix: string, { units_per_row, unit_bytes }: Packing): string {
-  const planes = unit_bytes / WORD;
-  return `fn ${prefix}plane(row: u32, k: u32, p: u32) -> u32 { return ${prefix}codes[(row * ${units_per_row}u + k / 32u) * ${planes}u + p]; }`;
-}
-
-/** Four codes as bytes with signs. In a word each byte is kept from borrowing of the next by its top bit. */
-function quadFunction(
-  prefix: string,
-  { width, unit_values, units_per_row }: Packing,
-  { step, least }: IntegerOperand,
+/** Activations as dot takes them: a byte for each code, and zeros up to whole units. */
+function byteActivations(
+  { type, rows }: Side,
+  k: number,
+  operand: IntegerOperand,
+  bind: Bind,
+  packings: { activations?: Packing },
 ): string {
-  const word = `${prefix}codes[row * ${units_per_row}u + k / ${unit_values}u]`;
-  const head = `fn ${prefix}quad(row: u32, k: u32) -> u32 {`;
-  if (width === 8) return `${head} return ${word}; }`;
-  const mask = hex((2 ** width - 1) * 0x01010101);
-  const codes = `((${word} >> (${width}u * (k / 4u % ${8 / width}u))) & ${mask})${step === 2 ? " << 1u" : ""}`;
-  const bytes = hex(Math.abs(least) * 0x01010101);
-  return `${head} return (((${codes}) | 0x80808080u) ${least < 0 ? "-" : "+"} ${bytes}) ^ 0x80808080u; }`;
+  const packing = packingOf(operand, type, rows, k, BYTES);
+  packings.activations = packing;
+  const part = (of: string, bytes: number): number =>
+    bind(`a_${of}`, "activations", bytes, { kind: "packed", packing: "activations", part: of });
+  const { units_per_row: units, unit_bytes, group_values } = packing;
+  const codes = part("codes", rows * units * unit_bytes);
+  const lines = [
+    `@group(0) @binding(${codes}) var<storage, read> a_codes: array<vec4u>;`,
+    `fn a_bytes(m: u32, k: u32) -> vec4u { return a_codes[m * ${units}u + k / 16u]; }`,
+  ];
+  for (const [name, terms] of [["scale", packing.scale] as const, ["offset", packing.offset] as const]) {
+    const head = `fn a_${name}(m: u32, k: u32) -> f32 {`;
+    if (group_values === null || terms.length === 0) {
+      lines.push(`${head} return ${float(terms.reduce((sum, term) => sum + term.constant, 0))}; }`);
+      continue;
+    }
+    const groups = k / group_values;
+    const binding = part(`${name}s`, WORD * rows * groups);
+    lines.push(
+      `@group(0) @binding(${binding}) var<storage, read> a_${name}s: array<f32>;`,
+      `${head} return a_${name}s[m * ${groups}u + k / ${group_values}u]; }`,
+    );
+  }
+  return lines.join("\n");
 }
 
-function hex(word: number): string {
-  return `0x${(word >>> 0).toString(16).padStart(8, "0")}u`;
-}
-
-/** (sa qa + oa) (sw qw + ow) summed over a piece, without the terms that are 0. */
-function scaledFunction(accumulate: Element, a: IntegerOperand, w: IntegerOperand): string {
-  const head = "fn scaled(products: i32, a_sum: i32, w_sum: i32, m: u32, n: u32, k: u32) -> Acc {";
-  if (accumulate.kind === "int") return `${head} return products; }`;
-  // A whole number times a scale is no smaller than the scale: only the last product of each term may underflow.
-  const terms = ["f32(products) * a_scale(m, k) * w_scale(n, k)"];
-  if (w.offset.length > 0) terms.push("f32(a_sum) * a_scale(m, k) * w_offset(n, k)");
-  if (a.offset.length > 0) terms.push("f32(w_sum) * w_scale(n, k) * a_offset(m, k)");
-  if (a.offset.length > 0 && w.offset.length > 0) terms.push("f32(PIECE) * a_offset(m, k) * w_offset(n, k)");
-  return `${head}\n  return Acc(${terms.join("\n    + ")});\n}`;
-}
-
-function storing(
-  out: Element,
-  m: number,
-  n: number,
-  accumulate: Element,
-  bind: (name: string, role: KernelBuffer["role"], bytes: number, layout: KernelBuffer["layout"]) => number,
-): readonly string[] {
+function storing(out: Element, m: number, n: number, accumulate: Element, bind: Bind): readonly string[] {
   const perWord = 32 / out.bits;
   const words = Math.ceil(n / perWord);
   const layout = { kind: "rows", element: out.name, row_bytes: words * WORD } as const;

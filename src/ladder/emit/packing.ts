@@ -53,13 +53,21 @@ export interface Packing {
   readonly times: number;
   readonly subtract: number;
   readonly width: number;
-  /** The buffer of codes: a row is units_per_row units of unit_bytes bytes, value k being in unit k div unit_values. */
+  /**
+   * The buffer of codes: a row is units_per_row units of unit_bytes bytes, value k being in unit k div unit_values.
+   * Rows lie in tiles of tile_rows, a power of two, and are filled up with zeros to whole tiles: unit u of row r is number
+   * (r div tile_rows * units_per_row + u) * tile_rows + r mod tile_rows.
+   */
   readonly unit_values: number;
   readonly unit_bytes: number;
   readonly units_per_row: number;
+  readonly tile_rows: number;
   /** Bits [shift, shift + width) of u of value k are at bit bits[k mod unit_values] of its unit. */
   readonly parts: readonly { readonly shift: number; readonly width: number; readonly bits: readonly number[] }[];
-  /** Values with the same scale and offset; the buffers have one f32 for each, row by row. Null: they are constants. */
+  /**
+   * Values with the same scale and offset; the buffers have one f32 for each group, in the order of units. Null: they are
+   * constants.
+   */
   readonly group_values: number | null;
   /**
    * The sum of its terms, in doubles, then the nearest f32, little-endian. A term of group g of a block is constant times
@@ -125,19 +133,25 @@ function none(reason: string): { readonly kind: "none"; readonly reason: string 
   return { kind: "none", reason };
 }
 
-/**
- * The order in which a kernel reads an operand's codes: of bytes, `stride` neighbours lie in the same bits of as many
- * bytes, so that one mask takes them all out; of planes, 32 neighbours are a word of each plane.
- */
+/** What of a packing is the kernel's choice. */
+export interface Order {
+  /** Neighbours that lie in the same bits of as many bytes, so that one mask takes them all out. */
+  readonly stride: number;
+  /** Whether codes of less than eight bits share a byte. */
+  readonly dense: boolean;
+  readonly tileRows: number;
+}
+
+/** The order in which a kernel reads an operand's codes. Of planes, 32 neighbours are a word of each. */
 export function packingOf(
   operand: IntegerOperand,
   { blockSize, blockBytes }: Type,
   rows: number,
   columns: number,
-  stride: number,
+  { stride, dense, tileRows }: Order,
 ): Packing {
   const { form, codes, low, step, shift, bits, scale, offset, group } = operand;
-  const width = form === "planes" ? bits : 2 ** Math.ceil(Math.log2(bits));
+  const width = form === "planes" ? bits : dense ? 2 ** Math.ceil(Math.log2(bits)) : 8;
   // A whole byte holds q itself, with its sign; less than that holds v from its least on.
   const stored = form === "bytes" && width === 8 ? { times: step, subtract: shift } : { times: 1, subtract: low };
   const perByte = 8 / width;
@@ -168,6 +182,7 @@ export function packingOf(
     width,
     ...unit,
     units_per_row: Math.ceil(columns / unit.unit_values),
+    tile_rows: tileRows,
     group_values: group,
     scale: [scale],
     offset,
