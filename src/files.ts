@@ -252,6 +252,20 @@ export function standardTexts(): readonly SourceText[] {
   }
 }
 
+/**
+ * The bodies of WGSL modules that come with the package, by name without the ending.
+ * @throws FileError where the package's shaders folder is missing.
+ */
+export function shaderTexts(): ReadonlyMap<string, string> {
+  const folder = fileURLToPath(new URL("../shaders/", import.meta.url));
+  try {
+    const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
+    return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(folder + name, "utf8")]));
+  } catch (error) {
+    throw fileError(folder, error);
+  }
+}
+
 /** As the language allows in one file; more is refused by the resolver, with its own words. */
 const MAX_LADDER_BYTES = 2 ** 20;
 

@@ -21,9 +21,6 @@ export type FoundType =
   /** The reason says what has that name instead, what may be meant, or which types there are. */
   | { readonly kind: "unknown"; readonly reason: string };
 
-/** The file whose types most models use alone; resolving it takes a third of the time that all files take. */
-export const COMMON_TYPES = "gguf.ladder";
-
 /**
  * What comes with Lutra: all of it, or the named files with what they import.
  * @throws FileError where the package's dsl folder is missing, Error where it is damaged

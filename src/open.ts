@@ -4,6 +4,9 @@
 import type { Backend, Unavailable } from "./backend.ts";
 import type { Choose } from "./cpu/backend.ts";
 import type { Average } from "./cpu/native.ts";
+import { DRIVER_HINT, openDawn } from "./dawn.ts";
+import { shaderTexts } from "./files.ts";
+import type { Method } from "./gpu/codegen.ts";
 import type { Arithmetic } from "./lutcore/tiling.ts";
 
 export interface OpenOptions {
@@ -15,12 +18,16 @@ export interface OpenOptions {
   readonly fastAggregation?: Average;
   /** How the CPU backend chooses its kernels; the default is a fixed rule. */
   readonly choose?: Choose;
+  /** How the GPU backend computes products, where it can; the default is what is usually fastest on the adapter. */
+  readonly gpuMethod?: Method;
   /** How the LMMA machine computes; the default is its definition in the paper, on int8 activations and exact tables. */
   readonly arithmetic?: Arithmetic;
 }
 
 /** Names that `open` takes. */
-export const DEVICES: readonly string[] = ["auto", "cpu", "reference", "gpu", "lmma"];
+export const DEVICES: readonly string[] = ["auto", "cpu", "reference", "gpu", "lmma", "lmma-gpu"];
+
+const USUAL_ARITHMETIC: Arithmetic = { mode: "paper", activation: "int8", tables: "exact" };
 
 /**
  * Opens a backend. "auto" is the CPU backend, and the reference backend where that cannot be had.
@@ -37,12 +44,46 @@ export async function open(device: string, options: OpenOptions = {}): Promise<B
     case "reference":
       return (await import("./reference.ts")).openReference();
     case "gpu":
-      return { unavailable: "this version of lutra has no GPU backend; --device cpu is the fastest it has" };
+      return openGpuHere(options.gpuMethod);
     case "lmma": {
       const { openLmma } = await import("./lutcore/backend.ts");
-      return openLmma(options.arithmetic ?? { mode: "paper", activation: "int8", tables: "exact" });
+      return openLmma(options.arithmetic ?? USUAL_ARITHMETIC);
     }
+    case "lmma-gpu":
+      return openLmmaOnGpu(options.arithmetic ?? USUAL_ARITHMETIC);
     default:
       throw new Error(`unknown device ${JSON.stringify(device)}; known: ${DEVICES.join(", ")}`);
   }
+}
+
+async function openGpuHere(method?: Method): Promise<Backend | Unavailable> {
+  const dawn = await openDawn();
+  if ("unavailable" in dawn) return dawn;
+  const { openGpuBackend } = await import("./gpu/backend.ts");
+  return withHint(await openGpuBackend(dawn, shaderTexts(), method));
+}
+
+/** The LMMA machine whose programs a GPU runs. */
+async function openLmmaOnGpu(arithmetic: Arithmetic): Promise<Backend | Unavailable> {
+  const dawn = await openDawn();
+  if ("unavailable" in dawn) return dawn;
+  const { openGpu } = await import("./gpu/device.ts");
+  const gpu = withHint(await openGpu(dawn));
+  if ("unavailable" in gpu) return gpu;
+  const { LMMA_BODIES, lmmaMachine } = await import("./gpu/lmma.ts");
+  const { openLmma } = await import("./lutcore/backend.ts");
+  const bodies = shaderTexts();
+  const { load } = await lmmaMachine(gpu.device, LMMA_BODIES.map((name) => bodies.get(name) ?? "").join(""));
+  const backend = openLmma(arithmetic, load);
+  const isa = `${backend.device.isa}, ${gpu.adapter.description}`;
+  return {
+    ...backend,
+    device: { ...backend.device, name: "lmma-gpu", isa },
+    [Symbol.asyncDispose]: () => gpu[Symbol.asyncDispose](),
+  };
+}
+
+/** A reason why there is no adapter, with what a person at a command line can do. */
+function withHint<T extends object>(opened: T | Unavailable): T | Unavailable {
+  return "unavailable" in opened ? { unavailable: `${opened.unavailable}; ${DRIVER_HINT}` } : opened;
 }

@@ -6,6 +6,7 @@ import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect } from "vitest";
 
+import { softwareGpu } from "./gpu.ts";
 import { modelFile, testWith } from "./oracle/oracle.ts";
 
 export const root: string = fileURLToPath(new URL("../", import.meta.url));
@@ -63,7 +64,9 @@ export function testCommands(shown: readonly Shown[]): void {
   for (const { command, output } of shown) {
     // The texts take LUTRA_MODELS for one folder, which is what most people have there.
     const [, file] = /\$LUTRA_MODELS\/(\S+)/.exec(command) ?? [];
-    const needs = file === undefined ? { path: "" } : modelFile(file);
+    const driver = command.includes("gpu") ? softwareGpu("lavapipe") : null;
+    const needs =
+      driver !== null && "unavailable" in driver ? driver : file === undefined ? { path: "" } : modelFile(file);
     testWith(needs, `shows what this prints: ${command.split("\n", 1)[0]}`, ({ path }) => {
       const result = spawnSync("bash", ["-c", command], {
         cwd: root,

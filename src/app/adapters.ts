@@ -4,43 +4,23 @@
 import process from "node:process";
 
 import type { Unavailable } from "../backend.ts";
+import { DRIVER_HINT, openDawn } from "../dawn.ts";
+import { type AdapterFacts, factsOf } from "../gpu/device.ts";
 
-export interface Adapter {
-  readonly vendor: string;
-  readonly description: string;
-}
-
-/** The part of the optional package `webgpu` in use; it is not installed where lutra is built. */
-interface WebGpu {
-  create(flags: readonly string[]): {
-    requestAdapter(options: { readonly powerPreference: string }): Promise<{ readonly info: Adapter } | null>;
-  };
-}
+export type Adapter = AdapterFacts;
 
 async function adapters(): Promise<readonly Adapter[] | Unavailable> {
-  const name = "webgpu";
-  let library: WebGpu;
-  try {
-    library = await import(name);
-  } catch (error) {
-    const code = error instanceof Error && "code" in error ? error.code : null;
-    if (code === "ERR_MODULE_NOT_FOUND") return { unavailable: "not installed: npm install webgpu" };
-    return {
-      unavailable: `the package webgpu does not load: ${error instanceof Error ? error.message : String(error)}`,
-    };
-  }
-  const gpu = library.create([]);
-  // Dawn ends the process when this object is collected while anything of it lives, so it stays reachable.
-  Object.assign(globalThis, { lutraGpu: gpu });
+  const gpu = await openDawn();
+  if ("unavailable" in gpu) return gpu;
   const found = new Map<string, Adapter>();
-  for (const powerPreference of ["high-performance", "low-power"]) {
+  for (const powerPreference of ["high-performance", "low-power"] as const) {
     const adapter = await gpu.requestAdapter({ powerPreference });
     if (adapter === null) continue;
-    const { vendor, description } = adapter.info;
-    found.set(`${vendor} ${description}`, { vendor, description });
+    const facts = factsOf(adapter.info);
+    found.set(`${facts.vendor} ${facts.description}`, facts);
   }
   if (found.size > 0) return [...found.values()];
-  return { unavailable: "no adapter: the package webgpu is installed, but no Vulkan, Metal or D3D12 driver answers" };
+  return { unavailable: `no adapter: no Vulkan, Metal or D3D12 driver answers; ${DRIVER_HINT}` };
 }
 
 process.stdout.write(JSON.stringify(await adapters()));

@@ -10,7 +10,16 @@ import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
 import { usableCores } from "../cpu/native.ts";
-import { type CaseLine, describe, RUN_OPTIONS, SHAPE_OPTIONS, shareOf, spread, withModel } from "./bench-model.ts";
+import {
+  type CaseLine,
+  describe,
+  refuseCpuOptions,
+  RUN_OPTIONS,
+  SHAPE_OPTIONS,
+  shareOf,
+  spread,
+  withModel,
+} from "./bench-model.ts";
 import type { Product } from "./bench-product.ts";
 import type { ModelRound, Task } from "./bench-side.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
@@ -24,6 +33,13 @@ const OPTIONS = {
   m: { kind: "integer", about: "rows of the matrix", min: 1, max: 2 ** 20, fallback: 4096 },
   k: { kind: "integer", about: "columns, a multiple of the block", min: 16, max: 2 ** 20, fallback: 4096 },
   batch: { kind: "integer", about: "vectors at once, for gemm", min: 1, max: 1024, fallback: 32 },
+  device: { kind: "choice", about: "where both run", choices: ["cpu", "gpu"], fallback: "cpu" },
+  activations: {
+    kind: "choice",
+    about: "what vectors may be rounded to, for gemv and gemm; f32 is for --device gpu",
+    choices: ["int8", "f32"],
+    fallback: "int8",
+  },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   rounds: { kind: "integer", about: "rounds, each of both sides", min: 1, max: 1000, fallback: 5 },
   peers: { kind: "text", about: "the folder in which the peers were installed; else test/oracle and the current one" },
@@ -41,7 +57,8 @@ export const benchCompare: Command = command({
     "Compares with other programs, in rounds of one and the other: a model with llama.cpp (node-llama-cpp), a",
     "matrix with ONNX Runtime's MatMulNBits (onnxruntime-node). `layers` is two layers of a 7B model, which is the",
     "time of four less that of two: the nearest to llama.cpp's own matrix product. With several threads llama.cpp",
-    "runs with one as well, and its better figure counts. Nothing is installed: what is not there is unavailable.",
+    "runs with one as well, and its better figure counts. With --device gpu llama.cpp runs on Vulkan, and ONNX Runtime",
+    "on WebGPU. Nothing is installed: what is not there is unavailable.",
   ],
   options: OPTIONS,
   examples: [
@@ -49,6 +66,7 @@ export const benchCompare: Command = command({
     ["lutra bench compare --shape 1B --type Q4_0", "random weights"],
     ["lutra bench compare layers --type Q2_K --prompt 32", "kernels: one vector, and 32"],
     ["lutra bench compare gemv --bits 2 --block 32 --json", "one matrix, for programs"],
+    ["lutra bench compare gemm --device gpu --activations f32", "on the GPU, without rounding vectors"],
   ],
   positionals: 1,
   run: compare,
@@ -65,7 +83,11 @@ async function compare(
   [what]: readonly string[],
   signal: AbortSignal,
 ): Promise<number> {
-  const compared = { values, threads: values.threads ?? usableCores(), signal };
+  if (values.device === "gpu") refuseCpuOptions({ threads: values.threads });
+  else if (values.activations === "f32") throw new UsageError("--activations: f32; it is for --device gpu");
+  // On a GPU threads are the driver's matter.
+  const threads = values.device === "gpu" ? 1 : (values.threads ?? usableCores());
+  const compared = { values, threads, signal };
   try {
     const lines =
       what === "gemv" || what === "gemm"
@@ -207,7 +229,8 @@ function modelRounds(
 ): { peer: Peer | Unavailable; ask: () => Promise<Rounds<ModelRound>> } {
   const { values, threads, signal } = compared;
   const peer = findPeer(LLAMA, values.peers);
-  const task = { kind: "model", file, prompt: values.prompt, tokens: values.tokens } as const;
+  const { device } = values;
+  const task = { kind: "model", device, file, prompt: values.prompt, tokens: values.tokens } as const;
   const sides =
     "unavailable" in peer
       ? []
@@ -251,7 +274,9 @@ const PROMPT = "The capital of France is";
 async function firstToken(file: string, peer: Peer | Unavailable, compared: Compared): Promise<CaseLine> {
   const { values, threads, signal } = compared;
   const cli = fileURLToPath(new URL("cli.js", import.meta.url));
-  const options = ["--raw", "--json", "--max-tokens", "1", "--temperature", "0", "--threads", String(threads)];
+  const { device } = values;
+  const usual = ["--raw", "--json", "--max-tokens", "1", "--temperature", "0", "--device", device];
+  const options = device === "cpu" ? [...usual, "--threads", String(threads)] : usual;
   const ours = (): Promise<First> => node([cli, "run", file, PROMPT, ...options], "", signal) as Promise<First>;
   const sides =
     "unavailable" in peer
@@ -260,7 +285,7 @@ async function firstToken(file: string, peer: Peer | Unavailable, compared: Comp
           (count) =>
             [
               count,
-              () => ask<First>({ kind: "first", file, text: PROMPT, threads: count, main: peer.main }, signal),
+              () => ask<First>({ kind: "first", device, file, text: PROMPT, threads: count, main: peer.main }, signal),
             ] as const,
         );
   const found = await rounds(values.rounds, ours, sides);
@@ -325,7 +350,8 @@ async function compareProduct(kind: "gemv" | "gemm", compared: Compared): Promis
   if (!Number.isInteger(Math.log2(block))) throw new UsageError(`--block: ${block}; 16, 32, 64, 128 or 256`);
   if (k % block !== 0) throw new UsageError(`--k: ${k}; a multiple of the block, which is ${block}`);
   const peer = findPeer("onnxruntime-node", values.peers);
-  const product: Product = { bits, block, n, k, batch, threads };
+  const { device, activations } = values;
+  const product: Product = { bits, block, n, k, batch, threads, device, activations };
   const ours = (): Promise<{ us: number }> => ask({ kind: "product", engine: "lutra", ...product }, signal);
   const found = await rounds(
     values.rounds,

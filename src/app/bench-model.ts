@@ -10,7 +10,7 @@ import process from "node:process";
 
 import type { Session, Unavailable } from "../backend.ts";
 import { memoryBytes } from "../cpu/layout.ts";
-import { loadAddon, type NativeEngine, usableCores } from "../cpu/native.ts";
+import { usableCores } from "../cpu/native.ts";
 import { createFile } from "../files.ts";
 import { didYouMean } from "../ladder/diagnostic.ts";
 import type { Program, Type } from "../ladder/type.ts";
@@ -23,8 +23,10 @@ import { open } from "../open.ts";
 import { command, type Command, type Option, UsageError, type Values } from "./command.ts";
 import { openEnergy } from "./energy.ts";
 import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
+import { rate } from "./figures.ts";
 import { embedded, findModel } from "./models.ts";
-import { printJson, rate } from "./terminal.ts";
+import { openCpuReader, openGpuReader } from "./reader.ts";
+import { printJson } from "./terminal.ts";
 
 type Text = Extract<Option, { kind: "text" }>;
 
@@ -44,6 +46,7 @@ export const RUN_OPTIONS = {
 const OPTIONS = {
   ...SHAPE_OPTIONS,
   ...RUN_OPTIONS,
+  device: { kind: "choice", about: "where to run", choices: ["cpu", "gpu"], fallback: "cpu" },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
   "fast-aggregation": FAST_AGGREGATION,
@@ -63,6 +66,7 @@ export const benchModel: Command = command({
   examples: [
     ["lutra bench model model.gguf --threads 1", "a file"],
     ["lutra bench model --shape 1B --type Q2_K --json", "random weights, which take the time of real ones"],
+    ["lutra bench model model.gguf --device gpu", "on a GPU"],
   ],
   positionals: 1,
   run: measure,
@@ -73,11 +77,12 @@ async function measure(
   [file]: readonly string[],
   signal: AbortSignal,
 ): Promise<number> {
-  const { prompt, tokens, runs, isa } = values;
-  const threads = values.threads ?? usableCores();
+  const { prompt, tokens, runs, isa, device } = values;
+  const averages = values["fast-aggregation"];
+  if (device === "gpu") refuseCpuOptions({ threads: values.threads, isa, "fast-aggregation": averages });
+  const threads = device === "gpu" ? 1 : (values.threads ?? usableCores());
   return withModel(file, values, null, async (path) => {
-    const averages = values["fast-aggregation"];
-    const times = await measureModel(path, { threads, isa, averages, prompt, tokens, runs, signal });
+    const times = await measureModel(path, { device, threads, isa, averages, prompt, tokens, runs, signal });
     if (times === null) return 130;
     for (const line of linesOf(times, { prompt, tokens, threads }))
       if (values.json) printJson(line);
@@ -151,7 +156,14 @@ function typeOf(name: string, from: string | null, standard: Program): { type: T
 
 // --- the measure ----------------------------------------------------------------------------------------------------
 
+/** Options of the CPU backend that were given, which a GPU has no use for. */
+export function refuseCpuOptions(options: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(options))
+    if (value !== null && value !== "off") throw new UsageError(`--${name}: ${String(value)}; it is for --device cpu`);
+}
+
 interface ModelRun {
+  readonly device: string;
   readonly threads: number;
   readonly isa: string | null;
   /** Value of FAST_AGGREGATION; off if not given. */
@@ -189,19 +201,18 @@ export function promptOf(count: number, vocabulary: number): Int32Array {
 
 /** Runs the model; null where the signal has ended it. */
 export async function measureModel(file: string, run: ModelRun): Promise<ModelTimes | null> {
-  const { threads, prompt, tokens, runs, signal } = run;
-  const addon = loadAddon();
-  if ("unavailable" in addon) throw new Error(addon.unavailable);
+  const { device, threads, prompt, tokens, runs, signal } = run;
   const startMs = performance.now();
   const model = load(file, { context: prompt + tokens + 1 });
   const isaOption = run.isa !== null && { isa: run.isa };
-  const backend = await open("cpu", { threads, ...isaOption, ...fastAggregation(run.averages ?? "off") });
+  const backend = await open(device, { threads, ...isaOption, ...fastAggregation(run.averages ?? "off") });
+  if ("unavailable" in backend && device === "gpu") throw new Error(`device gpu: ${backend.unavailable}`);
   if ("unavailable" in backend)
     throw new UsageError(`--${(run.averages ?? "off") === "off" ? "isa" : "fast-aggregation"}: ${backend.unavailable}`);
   const session = await backend.prepare(model.plan, model.weights);
   const loadMs = performance.now() - startMs;
   const { isa } = backend.device;
-  const reader = new addon.Engine(isa, threads);
+  const reader = device === "gpu" ? await openGpuReader() : openCpuReader(isa, threads);
   const energy = openEnergy();
   const counter = "unavailable" in energy ? null : energy;
   const { plan } = model;
@@ -218,13 +229,13 @@ export async function measureModel(file: string, run: ModelRun): Promise<ModelTi
   const ids = promptOf(prompt, plan.values[plan.logits]?.width ?? 1);
   try {
     for (let pass = 0; pass <= runs; pass++) {
-      if (pass > 0) read.push(await readGbps(reader));
+      if (pass > 0) read.push(await reader.gbps());
       await timed(prompt, pass === 0 ? { tps: [], joules: [] } : prefills, () => prefill(session, ids));
       if (signal.aborted) return null;
       await timed(tokens, pass === 0 ? { tps: [], joules: [] } : decodes, () => decode(session, prompt, tokens));
       if (signal.aborted) return null;
     }
-    read.push(await readGbps(reader));
+    read.push(await reader.gbps());
     const joulesOf = ({ joules }: Timed): readonly number[] | Unavailable =>
       "unavailable" in energy ? energy : joules;
     return {
@@ -233,12 +244,12 @@ export async function measureModel(file: string, run: ModelRun): Promise<ModelTi
       prefillTps: prefills.tps,
       decodeTps: decodes.tps,
       readGbps: read,
-      bytesPerToken: bytesPerToken(model),
+      bytesPerToken: bytesPerToken(model, device),
       prefillJoules: joulesOf(prefills),
       decodeJoules: joulesOf(decodes),
     };
   } finally {
-    reader.close();
+    await reader.close();
     await session[Symbol.asyncDispose]();
     await backend[Symbol.asyncDispose]();
     model.close();
@@ -263,19 +274,13 @@ function likeliest(logits: Float32Array): number {
   return best;
 }
 
-/** A rotation through 1 GiB that reads and does nothing else, as before and after each round of bench gemv. */
-async function readGbps(reader: NativeEngine): Promise<number> {
-  const matrix = { bits: 8, group: 128, n: 4096, k: 4096, tokens: 1, offset: false };
-  const { readUs, bytes } = await reader.bench({ ...matrix, rounds: 0, method: "dot", ahead: 0, poolBytes: 2 ** 30 });
-  return bytes / Math.min(...readUs) / 1000;
-}
-
-function bytesPerToken({ plan, tensors }: Model): number {
+function bytesPerToken({ plan, tensors }: Model, device: string): number {
   const names = plan.ops.flatMap((op) => (op.kind === "gemm" ? op.linears.map(({ weight }) => weight) : []));
   let total = 0;
   for (const name of names) {
     const tensor = tensors.get(name);
-    if (tensor !== undefined) total += Math.min(tensor.byteLength, memoryBytes([tensor]));
+    if (tensor !== undefined)
+      total += device === "gpu" ? tensor.byteLength : Math.min(tensor.byteLength, memoryBytes([tensor]));
   }
   return total;
 }

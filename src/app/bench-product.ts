@@ -25,6 +25,9 @@ export interface Product {
   /** Vectors at once. */
   readonly batch: number;
   readonly threads: number;
+  readonly device: string;
+  /** What vectors may be rounded to: codes of eight bits, or nothing. The CPU backend always has the former. */
+  readonly activations: string;
 }
 
 export interface ProductTimes {
@@ -71,10 +74,10 @@ export function productData({ bits, block, n, k, batch }: Product): ProductData 
 
 /** In Lutra: a plan of that one product. */
 export async function timeLutra(product: Product, data: ProductData): Promise<ProductTimes> {
-  const { n, k, batch, threads } = product;
+  const { n, k, batch, threads, device, activations } = product;
   const folder = mkdtempSync(join(tmpdir(), "lutra-bench-"));
   try {
-    const backend = await open("cpu", { threads });
+    const backend = await open(device, { threads, gpuMethod: activations === "int8" ? "dot" : "decode" });
     if ("unavailable" in backend) throw new Error(backend.unavailable);
     using weights = weightFile(join(folder, "weights.bin"), product, data);
     const session = await backend.prepare(planOf(n, k, batch), weights);
@@ -149,7 +152,7 @@ function weightFile(path: string, product: Product, data: ProductData): WeightSo
 }
 
 /** The matrix's type in our own language: what MatMulNBits has, with its scale before the codes of its block. */
-function typesOf(bits: number, block: number): { matrix: Type; floats: Type } {
+export function typesOf(bits: number, block: number): { matrix: Type; floats: Type } {
   const text = `
     import "float.ladder"
     import "int.ladder"
@@ -179,16 +182,17 @@ interface OnnxTensor {
 }
 
 /**
- * In ONNX Runtime, with int8 activations allowed, as Lutra has them.
+ * In ONNX Runtime, with int8 activations allowed where Lutra has them.
  * @param main the main file of the package onnxruntime-node
  */
 export async function timeOnnx(product: Product, data: ProductData, main: string): Promise<ProductTimes> {
-  const { n, k, bits, block, batch, threads } = product;
+  const { n, k, bits, block, batch, threads, device, activations } = product;
   const module = (await import(pathToFileURL(main).href)) as { readonly default: OnnxRuntime };
   const { InferenceSession, Tensor } = module.default;
-  const model = matMulNBits({ n, k, bits, block, codes: data.codes, scales: data.scaleValues, accuracyLevel: 4 });
+  const accuracyLevel = activations === "int8" ? 4 : 0;
+  const model = matMulNBits({ n, k, bits, block, codes: data.codes, scales: data.scaleValues, accuracyLevel });
   const session = await InferenceSession.create(model, {
-    executionProviders: ["cpu"],
+    executionProviders: [device === "gpu" ? "webgpu" : "cpu"],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     logSeverityLevel: 3,

@@ -1,6 +1,6 @@
 // One side of a comparison for one round, in a process of its own, so that threads, memory and caches are its own: the
 // task is JSON on stdin, the figures are JSON on stdout. Started by bench-compare.ts.
-// What a peer does is what its own documentation shows, with as many threads as it is told, and no GPU.
+// What a peer does is what its own documentation shows, with as many threads as it is told, or on the GPU by Vulkan or WebGPU.
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
@@ -14,6 +14,7 @@ export type Task =
   | ({ readonly kind: "model"; readonly engine: "llama"; readonly main: string } & ModelTask)
   | {
       readonly kind: "first";
+      readonly device: string;
       readonly file: string;
       readonly text: string;
       readonly threads: number;
@@ -23,6 +24,7 @@ export type Task =
   | ({ readonly kind: "product"; readonly engine: "onnx"; readonly main: string } & Product);
 
 interface ModelTask {
+  readonly device: string;
   readonly file: string;
   readonly threads: number;
   readonly prompt: number;
@@ -63,10 +65,14 @@ interface LlamaSequence {
 
 const GREEDY = { temperature: 0, yieldEogToken: true };
 
-async function llamaWith(threads: number, main: string): Promise<Llama> {
+async function llamaWith({
+  device,
+  threads,
+  main,
+}: Pick<ModelTask, "device" | "threads"> & { main: string }): Promise<Llama> {
   const library = (await import(pathToFileURL(main).href)) as NodeLlamaCpp;
   return library.getLlama({
-    gpu: false,
+    gpu: device === "gpu" ? "vulkan" : false,
     build: "never",
     skipDownload: true,
     progressLogs: false,
@@ -82,11 +88,12 @@ async function sequenceOf(model: LlamaModel, contextSize: number, threads: numbe
 }
 
 /** A first pass warms up, as in measureModel. */
-async function llamaRound({ file, threads, prompt, tokens, main }: ModelTask & { main: string }): Promise<ModelRound> {
+async function llamaRound(task: ModelTask & { main: string }): Promise<ModelRound> {
+  const { file, threads, prompt, tokens } = task;
   const { promptOf } = await import("./bench-model.ts");
-  const llama = await llamaWith(threads, main); // once a process, and no part of loading a file
+  const llama = await llamaWith(task); // once a process, and no part of loading a file
   const startMs = performance.now();
-  const model = await llama.loadModel({ modelPath: file });
+  const model = await llama.loadModel({ modelPath: file, ...layersOn(task.device) });
   const sequence = await sequenceOf(model, prompt + tokens + 16, threads);
   const loadMs = performance.now() - startMs;
   const ids = [...promptOf(prompt, model.fileInfo.metadata.tokenizer.ggml.tokens.length)];
@@ -109,10 +116,15 @@ async function llamaRound({ file, threads, prompt, tokens, main }: ModelTask & {
   return { loadMs, ...found, readGbps: [], bytesPerToken: 0 };
 }
 
-async function lutraRound({ file, threads, prompt, tokens }: ModelTask): Promise<ModelRound> {
+/** All of a model on the GPU, where that is asked for. */
+function layersOn(device: ModelTask["device"]): object {
+  return device === "gpu" ? { gpuLayers: "max" } : {};
+}
+
+async function lutraRound({ device, file, threads, prompt, tokens }: ModelTask): Promise<ModelRound> {
   const { measureModel } = await import("./bench-model.ts");
   const { signal } = new AbortController();
-  const times = await measureModel(file, { threads, isa: null, prompt, tokens, runs: 1, signal });
+  const times = await measureModel(file, { device, threads, isa: null, prompt, tokens, runs: 1, signal });
   if (times === null) throw new Error("nothing was measured");
   const { loadMs, readGbps, bytesPerToken, prefillTps, decodeTps } = times;
   return { loadMs, prefillTps: prefillTps[0]!, decodeTps: decodeTps[0]!, readGbps, bytesPerToken };
@@ -123,7 +135,7 @@ async function run(task: Task): Promise<object> {
     case "model":
       return task.engine === "lutra" ? lutraRound(task) : llamaRound(task);
     case "first": {
-      const model = await (await llamaWith(task.threads, task.main)).loadModel({ modelPath: task.file });
+      const model = await (await llamaWith(task)).loadModel({ modelPath: task.file, ...layersOn(task.device) });
       const ids = model.tokenize(task.text);
       const sequence = await sequenceOf(model, ids.length + 16, task.threads);
       for await (const _ of sequence.evaluate(ids, GREEDY)) break;

@@ -6,11 +6,15 @@ import process from "node:process";
 import { Placements } from "../cpu/layout.ts";
 import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
 import { aheadOf, AVERAGING, caseOf, type MatrixCase, methodsFor, staticKernel } from "../cpu/tuner.ts";
+import type { Method } from "../gpu/codegen.ts";
+import type { Type } from "../ladder/type.ts";
 import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";
 import { benchAblation } from "./bench-ablation.ts";
 import { benchCompare } from "./bench-compare.ts";
-import { benchModel } from "./bench-model.ts";
+import { timeOnGpu } from "./bench-gpu.ts";
+import { benchModel, refuseCpuOptions } from "./bench-model.ts";
+import { typesOf } from "./bench-product.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
 import { printJson } from "./terminal.ts";
@@ -26,12 +30,13 @@ const OPTIONS = {
   "types-from": { kind: "text", about: "a .ladder file that declares the type" },
   k: { kind: "integer", about: "columns, a multiple of the group", min: 16, max: 2 ** 20, fallback: 4096 },
   batch: { kind: "integer", about: "vectors at once, for gemm", min: 1, max: 1024, fallback: 32 },
+  device: { kind: "choice", about: "where to run", choices: ["cpu", "gpu"], fallback: "cpu" },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
   kernel: {
     kind: "choice",
-    about: "kernels for integers",
-    choices: ["best", "dot", "lookup", "ternary"],
+    about: "kernels for integers; ternary is the CPU's, decode the GPU's",
+    choices: ["best", "dot", "lookup", "ternary", "decode"],
     fallback: "best",
   },
   ahead: { kind: "integer", about: "bytes to fetch ahead of reading", min: 0, max: 65_536, fallback: null },
@@ -48,12 +53,14 @@ const matrix: Command = command({
     "Times the product of a random low-bit matrix with one vector (gemv) or several (gemm), activations quantised",
     "in it. Copies of the matrix, 1 GiB in all, are used in turn, so that weights come from memory each time;",
     "before and after each round the same bytes are read and nothing else, which is the limit of gemv.",
+    "With --device gpu 256 MiB of different matrices are multiplied in one step.",
   ],
   options: OPTIONS,
   examples: [
     ["lutra bench gemv --bits 4 --group 32", "4096 x 4096 weights of 4 bits"],
     ["lutra bench gemv --bits 2 --kernel ternary", "three levels, in 13 bytes for 64 weights"],
     ["lutra bench gemm --batch 128 --json", "for programs"],
+    ["lutra bench gemv --bits 2 --device gpu --kernel lookup", "on a GPU, by table"],
   ],
   positionals: 1,
   run: measure,
@@ -84,6 +91,8 @@ async function measure(
   const [kernel] = positionals;
   if (kernel !== "gemv" && kernel !== "gemm")
     throw new UsageError(`what to measure: ${JSON.stringify(kernel ?? "")}; gemv, gemm, model, compare or ablation`);
+  if (values.device === "gpu") return measureOnGpu(kernel, values, signal);
+  if (values.kernel === "decode") throw new UsageError("--kernel: decode; it is for --device gpu");
   const { m, k, rounds } = values;
   const typed = values.type === null ? null : typedCase(values.type, values["types-from"], m, k);
   const { bits, group, offset } = typed ?? { ...values, offset: false };
@@ -175,16 +184,68 @@ async function measure(
   return 0;
 }
 
+async function measureOnGpu(
+  kernel: "gemv" | "gemm",
+  values: Values<typeof OPTIONS>,
+  signal: AbortSignal,
+): Promise<number> {
+  const { bits, group, m, k, rounds, type: name, threads, isa, ahead } = values;
+  refuseCpuOptions({ threads, isa, ahead, "fast-aggregation": values["fast-aggregation"] });
+  if (values.activations === "f16") throw new UsageError("--activations: f16; it is for --device cpu");
+  if (values.kernel === "ternary") throw new UsageError("--kernel: ternary; it is for --device cpu");
+  if (name === null && ![1, 2, 4, 8].includes(bits)) throw new UsageError(`--bits: ${bits}; 1, 2, 4 or 8 on a GPU`);
+  const made = name === null ? typesOf(bits, group) : null;
+  const type = made?.matrix ?? namedType(name ?? "", values["types-from"]);
+  if (k % type.blockSize !== 0)
+    throw new UsageError(
+      `--k: ${k}; a multiple of ${name === null ? `the group, which is ${group}` : `the block of ${name}, ${type.blockSize}`}`,
+    );
+  const n = kernel === "gemv" ? 1 : values.batch;
+  const method = values.kernel === "best" ? null : (values.kernel as Method);
+  const floats = made?.floats ?? namedType("F32", null);
+  const times = await timeOnGpu({ type, floats, n: m, k, batch: n, method, rounds }, signal);
+  if (times === null) return 130;
+  const { adapter, timeUs, bytes, readGbps, matrices } = times;
+  const gbps = bytes / timeUs.median / 1000;
+  const gops = (2 * m * k * n) / timeUs.median / 1000;
+  const what = {
+    type: name,
+    bits: name === null ? bits : (8 * type.blockBytes) / type.blockSize,
+    group: name === null ? group : null,
+  };
+  const share = gbps / readGbps;
+  if (values.json)
+    printJson({
+      kernel,
+      adapter,
+      method: values.kernel,
+      ...what,
+      m,
+      k,
+      n,
+      matrices,
+      time_us: timeUs,
+      gbps,
+      read_gbps: readGbps,
+      share,
+      gops,
+    });
+  else
+    process.stdout.write(
+      `${kernel} ${name ?? `W${bits} g${group}`} ${m} x ${k}, ${n} at once, ${adapter}, ${values.kernel}: ` +
+        `${timeUs.median.toFixed(0)} us (${timeUs.min.toFixed(0)} to ${timeUs.max.toFixed(0)}), ` +
+        `${gbps.toFixed(1)} GB/s, ${(100 * share).toFixed(0)} % of a plain read's ${readGbps.toFixed(1)}, ${gops.toFixed(0)} GOPS\n`,
+    );
+  return 0;
+}
+
 function described(family: string, average: number | undefined): string {
   return average === undefined ? family : `${family} with averages of ${average}`;
 }
 
 /** The tiles in which an (m, k) matrix of a type is kept. */
 function typedCase(name: string, from: string | null, m: number, k: number): MatrixCase {
-  const found = findType(name, from, standardProgram());
-  if (found.kind === "rejected") throw new UsageError(found.diagnostics.join("\n"));
-  if (found.kind === "unknown") throw new UsageError(`--type: ${found.reason}`);
-  const { type } = found;
+  const type = namedType(name, from);
   if (k % type.blockSize !== 0)
     throw new UsageError(`--k: ${k}; a multiple of the block of ${name}, ${type.blockSize}`);
   const tensor = { name, type, shape: [m, k], file: 0, byteOffset: 0, byteLength: 0 };
@@ -194,6 +255,13 @@ function typedCase(name: string, from: string | null, m: number, k: number): Mat
       `--type: ${name} is kept as plain ${placement.format}, which has no kernel of its own to measure`,
     );
   return caseOf(placement, m, k);
+}
+
+function namedType(name: string, from: string | null): Type {
+  const found = findType(name, from, standardProgram());
+  if (found.kind === "rejected") throw new UsageError(found.diagnostics.join("\n"));
+  if (found.kind === "unknown") throw new UsageError(`--type: ${found.reason}`);
+  return found.type;
 }
 
 function spread(list: readonly number[]): { min: number; median: number; max: number } {

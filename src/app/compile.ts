@@ -4,12 +4,11 @@
 // Not here: the kernels (ladder/emit/compile.ts).
 
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 
-import { createFile, FileError, type FileSink } from "../files.ts";
+import { createFile, FileError, type FileSink, shaderTexts } from "../files.ts";
 import {
   compile as compileProduct,
   type CompileRequest,
@@ -18,10 +17,11 @@ import {
 } from "../ladder/emit/compile.ts";
 import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { bytes } from "./figures.ts";
 import { printFindings } from "./findings.ts";
 import { lmmaProduct } from "./lmma.ts";
 import { named, PRODUCT_OPTIONS, productNamed, readTexts } from "./program.ts";
-import { bytes, escaped, printJson } from "./terminal.ts";
+import { escaped, printJson } from "./terminal.ts";
 
 const OPTIONS = {
   type: { kind: "text", about: "number type of the weights, such as Q4_0" },
@@ -112,19 +112,6 @@ async function compileKernel(values: Values<typeof OPTIONS>, [path]: readonly st
       ),
     );
   return 0;
-}
-
-/** Bodies of WGSL modules, by name without the ending. */
-function shaderTexts(): ReadonlyMap<string, string> {
-  // This file lies two levels below the package's root both as src/app/compile.ts and as dist/app/compile.js.
-  const folder = fileURLToPath(new URL("../../shaders/", import.meta.url));
-  try {
-    const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
-    return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
-  } catch (error) {
-    const why = `the kernels' bodies that come with Lutra cannot be read (${codeOf(error)}); install it again`;
-    throw new FileError(`${folder}: ${why}`, { cause: error });
-  }
 }
 
 /** Makes a folder and those above it. One by one, since Node's own recursion never ends in some places, as in /proc. */

@@ -23,9 +23,10 @@ import { type Gguf, readGguf } from "../model/gguf.ts";
 import { ggufSize } from "../model/gguf-writer.ts";
 import { standIn, type Storage, storagePlan } from "../model/storage.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { bytes } from "./figures.ts";
 import { printFindings } from "./findings.ts";
 import { findModel } from "./models.ts";
-import { bytes, escaped, makeProgress, peakMib, printJson, table } from "./terminal.ts";
+import { escaped, makeProgress, peakMib, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   type: { kind: "texts", about: "FROM=TO: tensors of one type become another; may be given several times" },

@@ -10,8 +10,9 @@ import type { Unavailable } from "../backend.ts";
 import { availableMemory, loadAddon, usableCores } from "../cpu/native.ts";
 import type { Adapter } from "./adapters.ts";
 import { command, type Command, type Values } from "./command.ts";
+import { bytes } from "./figures.ts";
 import { modelFolders } from "./models.ts";
-import { bytes, printJson, table } from "./terminal.ts";
+import { printJson, table } from "./terminal.ts";
 import { packageVersion } from "./version.ts";
 
 const OPTIONS = { json: { kind: "flag", about: "one JSON object on stdout" } } as const;
@@ -68,7 +69,10 @@ async function examine(values: Values<typeof OPTIONS>): Promise<number> {
     ["native backend", "unavailable" in native ? native.unavailable : inUse(native.instruction_sets)],
     ...("unavailable" in gpu
       ? [["GPU", gpu.unavailable]]
-      : gpu.map(({ vendor, description }) => ["GPU", `${description} (${vendor})`])),
+      : gpu.map(({ vendor, description, software }) => [
+          "GPU",
+          `${description} (${vendor})${software ? ", which computes on the CPU" : ""}`,
+        ])),
     ...(facts.model_folders.length === 0 ? [["models", "LUTRA_MODELS names no folder"]] : []),
     ...facts.model_folders.map((entry) => [
       "models",

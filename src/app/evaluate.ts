@@ -8,9 +8,10 @@ import { unlessAborted } from "../model/interrupt.ts";
 import { perplexity, SHORTEST_CHUNK } from "../model/perplexity.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
+import { rate } from "./figures.ts";
 import { findModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
-import { makeProgress, peakMib, printJson, rate } from "./terminal.ts";
+import { makeProgress, peakMib, printJson } from "./terminal.ts";
 import { workFor, workTable } from "./work.ts";
 
 /** llama.cpp's perplexity tool takes chunks of this many tokens. */
@@ -63,17 +64,7 @@ async function evaluateModel(
   const phases = makePhases();
   phases.step("Node and imports");
   const text = readText(textPath);
-  const { device, threads, ctx } = values;
-  const engine = await startEngine(findModel(modelPath), {
-    device,
-    threads,
-    isa: values.isa,
-    averages: values["fast-aggregation"],
-    lmma: values,
-    context: ctx,
-    usualContext: USUAL_CHUNK,
-    phases,
-  });
+  const engine = await startEngine(findModel(modelPath), values, { usualContext: USUAL_CHUNK, phases });
   const progress = makeProgress("perplexity");
   const tokenizer = await phases.during("tokenizer", engine.model.tokenizer());
   const all = tokenizer.encode(text, { special: false });

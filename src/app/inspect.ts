@@ -7,8 +7,9 @@ import { memoryBytes } from "../cpu/layout.ts";
 import { DEFAULT_CONTEXT, load, type Model } from "../load.ts";
 import { quoted } from "../model/metadata.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { bytes } from "./figures.ts";
 import { findModel } from "./models.ts";
-import { bytes, escaped, printJson, table } from "./terminal.ts";
+import { escaped, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   tensors: { kind: "flag", about: "every tensor with its type, shape and size" },

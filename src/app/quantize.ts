@@ -14,9 +14,10 @@ import { type Gguf, readGguf } from "../model/gguf.ts";
 import { type GgufContent, ggufSize } from "../model/gguf-writer.ts";
 import { type Assignment, assignTypes, quantizedContent, quantizedPieces } from "../model/quantize.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { bytes } from "./figures.ts";
 import { findModel } from "./models.ts";
 import { makePool } from "./quantize-pool.ts";
-import { bytes, escaped, makeProgress, note, peakMib, printJson, table } from "./terminal.ts";
+import { escaped, makeProgress, note, peakMib, printJson, table } from "./terminal.ts";
 
 const OPTIONS = {
   type: { kind: "text", about: "the type that the matrices get, such as Q4_0" },

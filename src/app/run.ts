@@ -13,9 +13,10 @@ import { unlessAborted } from "../model/interrupt.ts";
 import type { Sampling } from "../model/sampler.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { type Engine, ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
+import { rate } from "./figures.ts";
 import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
-import { dim, harmless, makeProgress, note, peakMib, printJson, rate } from "./terminal.ts";
+import { dim, harmless, makeProgress, note, peakMib, printJson } from "./terminal.ts";
 import { casesOf, measure, unmeasured } from "./tune.ts";
 import { workFor, workTable } from "./work.ts";
 
@@ -106,11 +107,7 @@ async function runModel(
   const text = typeof prompt === "string" ? Promise.resolve(prompt) : readStdin(prompt);
   text.catch(() => undefined); // it is awaited below, and may fail before
   const loadFromMs = performance.now();
-  const { device, threads, ctx: context } = values;
-  const untuned = values["no-tune"];
-  const { isa, "fast-aggregation": averages } = values;
-  const machine = { device, threads, isa, averages, untuned, lmma: values };
-  const engine = await startEngine(file, { ...machine, context, usualContext: DEFAULT_CONTEXT, phases });
+  const engine = await startEngine(file, values, { usualContext: DEFAULT_CONTEXT, phases });
   const seed = values.seed ?? randomSeed();
   const tokenizer = phases.during("tokenizer", engine.model.tokenizer());
   const tokens = Promise.all([text, tokenizer]).then(([known]) => encodePrompt(engine.model, known, values));
@@ -129,9 +126,9 @@ async function runModel(
   report(engine, output, loadMs, values, seed, work);
   // After Ctrl-C, or an error, nothing waits for the work in native threads: the process ends, and all with it.
   if (signal.aborted) return 130;
-  const cases = engine.backend.name === "cpu" && !untuned && isAttended() ? casesOf(engine.model) : [];
+  const cases = engine.backend.name === "cpu" && !values["no-tune"] && isAttended() ? casesOf(engine.model) : [];
   await engine[Symbol.asyncDispose]();
-  await tuneOnce(cases, threads ?? usableCores(), signal);
+  await tuneOnce(cases, values.threads ?? usableCores(), signal);
   return signal.aborted ? 130 : 0;
 }
 

@@ -4,7 +4,8 @@
 import type { Session } from "../backend.ts";
 import type { Work } from "../lutcore/backend.ts";
 import type { Engine } from "./engine.ts";
-import { bytes, table } from "./terminal.ts";
+import { bytes } from "./figures.ts";
+import { table } from "./terminal.ts";
 
 /** What the machine did for a session; nothing where it ran on another. */
 export async function workFor({ backend }: Engine, session: Session): Promise<readonly Work[]> {
@@ -13,7 +14,8 @@ export async function workFor({ backend }: Engine, session: Session): Promise<re
 
 /** Lines for the blocks, for what is in none, and for all together. */
 export function workTable(work: readonly Work[]): string {
-  const blocks = [...new Set(work.map(({ block }) => block))];
+  const isOther = (block: string): number => (block === "" ? 1 : 0);
+  const blocks = [...new Set(work.map(({ block }) => block))].toSorted((a, b) => isOther(a) - isOther(b));
   const head = ["", "launches", "instructions", "tables", "lookups", "passes", "products", "read", "written", "shared"];
   const lines = [
     ...blocks.map((block) =>

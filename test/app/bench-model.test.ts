@@ -15,6 +15,7 @@ import { load } from "../../src/load.ts";
 import { ggufSize } from "../../src/model/gguf-writer.ts";
 import { type Shape, SHAPES, synthetic } from "../../src/model/synthetic.ts";
 import { openReference } from "../../src/reference.ts";
+import { softwareGpu } from "../gpu.ts";
 import { llama, testWith } from "../oracle/oracle.ts";
 import { folder, lutra, place, root } from "./lutra.ts";
 
@@ -183,16 +184,23 @@ describe("lutra bench compare", () => {
 
   const runtime = findOnnx();
   const cases = [2, 4, 8].flatMap((bits) => [32, 128].map((block) => ({ bits, block })));
-  for (const { bits, block } of cases)
+  const sides = [
+    ...cases.map((one) => ({ ...one, device: "cpu", activations: "int8" })),
+    ...["int8", "f32"].flatMap((activations) =>
+      cases.filter(({ bits }) => bits < 8).map((one) => ({ ...one, device: "gpu", activations })),
+    ),
+  ];
+  const driver = softwareGpu("lavapipe");
+  for (const { bits, block, device, activations } of sides)
     testWith(
-      runtime,
-      `${bits} bits, blocks of ${block}: both sides compute the product of the same numbers`,
+      device === "gpu" && "unavailable" in driver ? driver : runtime,
+      `${device}, ${bits} bits, blocks of ${block}, ${activations}: both sides compute the product of the same numbers`,
       async ({ main }) => {
-        const product: Product = { bits, block, n: 96, k: 256, batch: 3, threads: 1 };
+        const product: Product = { bits, block, n: 96, k: 256, batch: 3, threads: 1, device, activations };
         const data = productData(product);
         const { n, k, batch } = product;
         const addon = loadAddon();
-        const ours = "unavailable" in addon ? null : await timeLutra(product, data);
+        const ours = device === "cpu" && "unavailable" in addon ? null : await timeLutra(product, data);
         const theirs = await timeOnnx(product, data, main);
         for (const times of [theirs, ...(ours === null ? [] : [ours])]) {
           expect(times.us).toBeGreaterThan(0);
