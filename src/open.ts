@@ -6,7 +6,7 @@ import type { Choose } from "./cpu/backend.ts";
 import type { Average } from "./cpu/native.ts";
 import { DRIVER_HINT, openDawn } from "./dawn.ts";
 import { shaderTexts } from "./files.ts";
-import type { Method } from "./gpu/codegen.ts";
+import type { ChooseMethods } from "./gpu/codegen.ts";
 import type { Arithmetic } from "./lutcore/tiling.ts";
 
 export interface OpenOptions {
@@ -18,8 +18,8 @@ export interface OpenOptions {
   readonly fastAggregation?: Average;
   /** How the CPU backend chooses its kernels; the default is a fixed rule. */
   readonly choose?: Choose;
-  /** How the GPU backend computes products, where it can; the default is what is usually fastest on the adapter. */
-  readonly gpuMethod?: Method;
+  /** For an adapter by its description, how the GPU backend computes a matrix's products; the default is a fixed rule. */
+  readonly chooseOnGpu?: (adapter: string) => ChooseMethods;
   /** How the LMMA machine computes; the default is its definition in the paper, on int8 activations and exact tables. */
   readonly arithmetic?: Arithmetic;
 }
@@ -44,7 +44,7 @@ export async function open(device: string, options: OpenOptions = {}): Promise<B
     case "reference":
       return (await import("./reference.ts")).openReference();
     case "gpu":
-      return openGpuHere(options.gpuMethod);
+      return openGpuHere(options.chooseOnGpu);
     case "lmma": {
       const { openLmma } = await import("./lutcore/backend.ts");
       return openLmma(options.arithmetic ?? USUAL_ARITHMETIC);
@@ -56,11 +56,11 @@ export async function open(device: string, options: OpenOptions = {}): Promise<B
   }
 }
 
-async function openGpuHere(method?: Method): Promise<Backend | Unavailable> {
+async function openGpuHere(choose: OpenOptions["chooseOnGpu"]): Promise<Backend | Unavailable> {
   const dawn = await openDawn();
   if ("unavailable" in dawn) return dawn;
   const { openGpuBackend } = await import("./gpu/backend.ts");
-  return withHint(await openGpuBackend(dawn, shaderTexts(), method));
+  return withHint(await openGpuBackend(dawn, shaderTexts(), choose));
 }
 
 /** The LMMA machine whose programs a GPU runs. */

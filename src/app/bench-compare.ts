@@ -10,19 +10,10 @@ import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
 import { usableCores } from "../cpu/native.ts";
-import {
-  type CaseLine,
-  describe,
-  refuseCpuOptions,
-  RUN_OPTIONS,
-  SHAPE_OPTIONS,
-  shareOf,
-  spread,
-  withModel,
-} from "./bench-model.ts";
+import { type CaseLine, describe, RUN_OPTIONS, SHAPE_OPTIONS, shareOf, spread, withModel } from "./bench-model.ts";
 import type { Product } from "./bench-product.ts";
 import type { ModelRound, Task } from "./bench-side.ts";
-import { command, type Command, UsageError, type Values } from "./command.ts";
+import { command, type Command, UsageError, refuseCpuOptions, type Values } from "./command.ts";
 import { printJson } from "./terminal.ts";
 
 const OPTIONS = {
@@ -36,7 +27,7 @@ const OPTIONS = {
   device: { kind: "choice", about: "where both run", choices: ["cpu", "gpu"], fallback: "cpu" },
   activations: {
     kind: "choice",
-    about: "what vectors may be rounded to, for gemv and gemm; f32 is for --device gpu",
+    about: "what vectors of gemv and gemm may be rounded to; f32 on a GPU",
     choices: ["int8", "f32"],
     fallback: "int8",
   },
@@ -57,8 +48,8 @@ export const benchCompare: Command = command({
     "Compares with other programs, in rounds of one and the other: a model with llama.cpp (node-llama-cpp), a",
     "matrix with ONNX Runtime's MatMulNBits (onnxruntime-node). `layers` is two layers of a 7B model, which is the",
     "time of four less that of two: the nearest to llama.cpp's own matrix product. With several threads llama.cpp",
-    "runs with one as well, and its better figure counts. With --device gpu llama.cpp runs on Vulkan, and ONNX Runtime",
-    "on WebGPU. Nothing is installed: what is not there is unavailable.",
+    "runs with one as well, and its better figure counts. With --device gpu llama.cpp runs on Vulkan, and ONNX",
+    "Runtime on WebGPU. Nothing is installed: what is not there is unavailable.",
   ],
   options: OPTIONS,
   examples: [

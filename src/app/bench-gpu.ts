@@ -43,7 +43,10 @@ export async function timeOnGpu(product: GpuProduct, signal: AbortSignal): Promi
   const { type, n, k, batch, method, rounds } = product;
   const bytes = ((n * k) / type.blockSize) * type.blockBytes;
   const matrices = Math.max(2, Math.min(MOST_MATRICES, Math.ceil(POOL_BYTES / bytes)));
-  const backend = await open("gpu", method === null ? {} : { gpuMethod: method });
+  const backend = await open(
+    "gpu",
+    method === null ? {} : { chooseOnGpu: () => () => ({ one: method, more: method }) },
+  );
   if ("unavailable" in backend) throw new Error(`device gpu: ${backend.unavailable}`);
   await using _ = backend;
   await using session = await backend.prepare(planOf(n, k, batch, matrices), weightsOf(product, bytes));

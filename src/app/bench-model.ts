@@ -20,7 +20,7 @@ import type { CarriedTypes } from "../model/carried.ts";
 import { ggufSize } from "../model/gguf-writer.ts";
 import { type Shape, SHAPES, synthetic } from "../model/synthetic.ts";
 import { open } from "../open.ts";
-import { command, type Command, type Option, UsageError, type Values } from "./command.ts";
+import { command, type Command, type Option, UsageError, refuseCpuOptions, type Values } from "./command.ts";
 import { openEnergy } from "./energy.ts";
 import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
 import { rate } from "./figures.ts";
@@ -155,12 +155,6 @@ function typeOf(name: string, from: string | null, standard: Program): { type: T
 }
 
 // --- the measure ----------------------------------------------------------------------------------------------------
-
-/** Options of the CPU backend that were given, which a GPU has no use for. */
-export function refuseCpuOptions(options: Readonly<Record<string, unknown>>): void {
-  for (const [name, value] of Object.entries(options))
-    if (value !== null && value !== "off") throw new UsageError(`--${name}: ${String(value)}; it is for --device cpu`);
-}
 
 interface ModelRun {
   readonly device: string;

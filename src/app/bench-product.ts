@@ -77,7 +77,8 @@ export async function timeLutra(product: Product, data: ProductData): Promise<Pr
   const { n, k, batch, threads, device, activations } = product;
   const folder = mkdtempSync(join(tmpdir(), "lutra-bench-"));
   try {
-    const backend = await open(device, { threads, gpuMethod: activations === "int8" ? "dot" : "decode" });
+    const method = activations === "int8" ? "dot" : "decode";
+    const backend = await open(device, { threads, chooseOnGpu: () => () => ({ one: method, more: method }) });
     if ("unavailable" in backend) throw new Error(backend.unavailable);
     using weights = weightFile(join(folder, "weights.bin"), product, data);
     const session = await backend.prepare(planOf(n, k, batch), weights);

@@ -13,9 +13,9 @@ import { unlessAborted } from "../model/interrupt.ts";
 import { benchAblation } from "./bench-ablation.ts";
 import { benchCompare } from "./bench-compare.ts";
 import { timeOnGpu } from "./bench-gpu.ts";
-import { benchModel, refuseCpuOptions } from "./bench-model.ts";
+import { benchModel } from "./bench-model.ts";
 import { typesOf } from "./bench-product.ts";
-import { command, type Command, UsageError, type Values } from "./command.ts";
+import { command, type Command, UsageError, refuseCpuOptions, type Values } from "./command.ts";
 import { FAST_AGGREGATION, fastAggregation } from "./engine.ts";
 import { printJson } from "./terminal.ts";
 
@@ -35,7 +35,7 @@ const OPTIONS = {
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
   kernel: {
     kind: "choice",
-    about: "kernels for integers; ternary is the CPU's, decode the GPU's",
+    about: "kernels; decode is the GPU's",
     choices: ["best", "dot", "lookup", "ternary", "decode"],
     fallback: "best",
   },

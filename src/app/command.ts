@@ -249,3 +249,12 @@ function placeholder(option: Exclude<Option, { readonly kind: "flag" }>): string
       return "text";
   }
 }
+
+/**
+ * Refuses options of the CPU backend that were given where a GPU runs, by their first name.
+ * @throws UsageError
+ */
+export function refuseCpuOptions(options: Readonly<Record<string, string | number | null>>): void {
+  for (const [name, value] of Object.entries(options))
+    if (value !== null && value !== "off") throw new UsageError(`--${name}: ${value}; it is for --device cpu`);
+}

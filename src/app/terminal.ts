@@ -8,7 +8,7 @@ const SHOW_AFTER_MS = 2000;
 const REDRAW_MS = 100;
 const BAR_WIDTH = 30;
 
-interface Progress {
+export interface Progress {
   /** `detail` is shown behind the bar. */
   update(done: number, total: number, detail?: string): void;
   /** Removes the bar from the screen. */

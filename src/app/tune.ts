@@ -15,18 +15,21 @@ import {
   tune,
   type Tuned,
 } from "../cpu/tuner.ts";
+import { type GpuCase, gpuCaseName, type GpuTuned, tuneGpu } from "../gpu/tuner.ts";
+import { standardProgram } from "../library.ts";
 import { load, type Model } from "../load.ts";
-import type { OpenOptions } from "../open.ts";
-import { command, type Command, type Values } from "./command.ts";
+import { open, type OpenOptions } from "../open.ts";
+import { command, type Command, refuseCpuOptions, type Values } from "./command.ts";
 import { findModel } from "./models.ts";
-import { makeProgress, printJson } from "./terminal.ts";
-import { addChoices, choicesFile, readChoices } from "./tuned.ts";
+import { makeProgress, type Progress, printJson } from "./terminal.ts";
+import { adapterChoices, addChoices, processorChoices, readChoices } from "./tuned.ts";
 
 /** The longest that measuring takes, but for the last candidate. */
 const BUDGET_MS = 4500;
 
 const OPTIONS = {
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
+  device: { kind: "choice", about: "whose kernels", choices: ["cpu", "gpu"], fallback: "cpu" },
   json: { kind: "flag", about: "one JSON object on stdout" },
 } as const;
 
@@ -35,22 +38,33 @@ export const tuneCommand: Command = command({
   usage: ["tune model.gguf [options]"],
   about: [
     "Measures, in at most five seconds, which kernels run the matrices of a model fastest here, and keeps that",
-    "for all runs of models with such matrices. Without it, and with --no-tune, a fixed rule decides.",
+    "for all runs of models with such matrices. Without it, and with --no-tune, a fixed rule decides. With",
+    "--device gpu each method is compiled and timed, which takes longer; what is found is for that adapter.",
   ],
   options: OPTIONS,
-  examples: [["lutra tune model.gguf", "for as many threads as a run has"]],
+  examples: [
+    ["lutra tune model.gguf", "for as many threads as a run has"],
+    ["lutra tune model.gguf --device gpu", "for the GPU"],
+  ],
   positionals: 1,
   run: tuneModel,
 });
 
-async function tuneModel(values: Values<typeof OPTIONS>, [name]: readonly string[]): Promise<number> {
+async function tuneModel(
+  values: Values<typeof OPTIONS>,
+  [name]: readonly string[],
+  signal: AbortSignal,
+): Promise<number> {
+  if (values.device === "gpu") refuseCpuOptions({ threads: values.threads });
   const model = load(findModel(name ?? ""), {});
   const progress = makeProgress("measuring kernels");
   try {
+    if (values.device === "gpu") return await tuneOnGpu(model, values.json, progress, signal);
     const cases = casesOf(model);
     const found = await measure(cases, values.threads ?? usableCores(), (done) => progress.update(done, cases.length));
     progress.clear();
-    if (values.json) printJson({ file: choicesFile(), matrices: cases.length, measured: found });
+    if (values.json)
+      printJson({ file: processorChoices(processorName()).file, matrices: cases.length, measured: found });
     else {
       for (const { name: matrix, kernel, us, ruleUs } of found)
         process.stdout.write(
@@ -106,11 +120,7 @@ export async function measure(
   } finally {
     engine.close();
   }
-  try {
-    addChoices(processor, new Map(found.map(({ name, kernel }) => [name, kernel])));
-  } catch (error) {
-    throw new Error(`${choicesFile()}: cannot keep what was measured: ${(error as Error).message}`, { cause: error });
-  }
+  addChoices(processorChoices(processor), new Map(found.map(({ name, kernel }) => [name, kernel])));
   return found;
 }
 
@@ -119,18 +129,70 @@ export function unmeasured(cases: readonly MatrixCase[]): readonly MatrixCase[] 
   const addon = loadAddon();
   if ("unavailable" in addon) return [];
   const [isa] = addon.isas();
-  const known = readChoices(processorName());
+  const known = readChoices(processorChoices(processorName()));
   return cases.filter((matrix) => !known.has(caseName(isa, matrix)));
 }
 
 /** How the CPU backend chooses its kernels: as measured, and by the rule where nothing is. */
 export function tunedChoice(): NonNullable<OpenOptions["choose"]> {
   const processor = processorName();
-  const known = readChoices(processor);
+  const known = readChoices(processorChoices(processor));
   return (tiles, n, k, isa) => {
     const codes = codesOf(tiles);
     const kernel = known.get(caseName(isa, caseOf(tiles, n, k)));
     const isUsable = kernel !== undefined && methodsFor(isa, codes).includes(kernel.method);
     return isUsable ? kernel : staticKernel(isa, processor, codes);
+  };
+}
+
+// --- a GPU ----------------------------------------------------------------------------------------------------------
+
+async function tuneOnGpu(model: Model, json: boolean, progress: Progress, signal: AbortSignal): Promise<number> {
+  const cases = gpuCasesOf(model);
+  const floats = standardProgram().types.get("F32");
+  if (floats === undefined) throw new Error("the .ladder files of this installation have no F32");
+  const opened = await open("gpu");
+  if ("unavailable" in opened) throw new Error(`device gpu: ${opened.unavailable}`);
+  const kept = adapterChoices(opened.device.name);
+  await opened[Symbol.asyncDispose]();
+  const found: GpuTuned[] = [];
+  const tuned = tuneGpu((one) => open("gpu", { chooseOnGpu: () => () => ({ one, more: one }) }), cases, floats);
+  for await (const one of tuned) {
+    if (signal.aborted) return 130;
+    progress.update(found.push(one), cases.length);
+    addChoices(kept, new Map([[one.name, one.methods]]));
+  }
+  progress.clear();
+  if (json) {
+    const measured = found.map(({ times, ...rest }) => ({ ...rest, times: Object.fromEntries(times) }));
+    printJson({ file: kept.file, adapter: kept.machine, matrices: cases.length, measured });
+    return 0;
+  }
+  for (const { name, methods, times } of found) {
+    const all = [...times].map(([method, { one, more }]) => `${method} ${one.toFixed(0)} and ${more.toFixed(0)} us`);
+    process.stdout.write(`${name}: ${methods.one} for one row, ${methods.more} for more (${all.join(", ")})\n`);
+  }
+  return 0;
+}
+
+/** The kinds of matrices of a model, those first that take the most time. */
+function gpuCasesOf({ plan, weights }: Pick<Model, "plan" | "weights">): readonly GpuCase[] {
+  const found = new Map<string, { matrix: GpuCase; values: number }>();
+  for (const op of plan.ops)
+    for (const { weight } of op.kind === "gemm" ? op.linears : []) {
+      const tensor = weights.tensor(weight);
+      if (tensor === undefined) continue;
+      const matrix = { type: tensor.type, n: tensor.shape[0] ?? 0, k: tensor.shape[1] ?? 0 };
+      const name = gpuCaseName(matrix);
+      found.set(name, { matrix, values: matrix.n * matrix.k + (found.get(name)?.values ?? 0) });
+    }
+  return [...found.values()].toSorted((a, b) => b.values - a.values).map(({ matrix }) => matrix);
+}
+
+/** How the GPU backend computes products: as measured on that adapter, and by its rule where nothing is. */
+export function tunedOnGpu(): NonNullable<OpenOptions["chooseOnGpu"]> {
+  return (adapter) => {
+    const known = readChoices(adapterChoices(adapter));
+    return (type, n, k) => known.get(gpuCaseName({ type, n, k })) ?? null;
   };
 }

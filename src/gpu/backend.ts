@@ -16,7 +16,7 @@ import {
 import type { WeightSource } from "../backend.ts";
 import type { Attention, Gemm, Op, Rope, ValueId } from "../ops.ts";
 import type { Plan } from "../plan.ts";
-import { ACTIVATION_GROUP, type Bodies, type Grid, type Kernel, Kernels, type Method } from "./codegen.ts";
+import { ACTIVATION_GROUP, type Bodies, type Grid, type ChooseMethods, type Kernel, Kernels } from "./codegen.ts";
 import { type Gpu, openGpu } from "./device.ts";
 import { type Fusion, fusionOf } from "./fuse.ts";
 import { type Part, SelfTests, WeightStore } from "./weights.ts";
@@ -36,16 +36,17 @@ const ROW_WORDS = 4;
 /**
  * Opens the GPU backend on what a browser or Dawn offers.
  * @param bodies the files of shaders/ by their names without the ending
- * @param method how products are computed where that can be had, instead of what is usually fastest
+ * @param choose for an adapter by its description, how products of a matrix are computed; a rule decides where it is null
  */
-export async function openGpuBackend(source: GPU, bodies: Bodies, method?: Method): Promise<Backend | Unavailable> {
+export async function openGpuBackend(
+  source: GPU,
+  bodies: Bodies,
+  choose: (adapter: string) => ChooseMethods = () => () => null,
+): Promise<Backend | Unavailable> {
   const gpu = await openGpu(source);
   if ("unavailable" in gpu) return gpu;
-  const kernels = new Kernels(
-    bodies,
-    { software: gpu.adapter.software, subgroup: gpu.subgroup?.least ?? 0 },
-    method ?? null,
-  );
+  const { software, description } = gpu.adapter;
+  const kernels = new Kernels(bodies, { software, subgroup: gpu.subgroup?.least ?? 0 }, choose(description));
   const tests = new SelfTests();
   return {
     name: "gpu",
@@ -145,7 +146,7 @@ class Builder {
     const back = await this.#scratch("logits on their way", 4 * logitRows * vocabulary, USAGE.mapRead | USAGE.copyDst);
     const inputs = await this.#inputs();
     for (const [at, op] of plan.ops.entries()) await this.#make(op, at, { step, rows, ...inputs });
-    const { bytes } = await this.#weights.finish();
+    const { bytes } = this.#weights.finish();
     const prepared = {
       dispatches: this.#dispatches,
       turns: this.#turns,

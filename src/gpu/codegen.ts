@@ -50,6 +50,9 @@ export interface Methods {
   readonly more: Method;
 }
 
+/** The methods for an (n, k) matrix of a type, where somebody knows better than the rule; else null. */
+export type ChooseMethods = (type: Type, n: number, k: number) => Methods | null;
+
 /** How matrices of a type lie on the device, and what kernels of them know. */
 export interface WeightForm {
   readonly layout: Layout;
@@ -83,13 +86,13 @@ const STEP = "struct Step { rows: u32, wanted: u32 }\n@group(0) @binding(0) var<
 export class Kernels {
   readonly #bodies: Bodies;
   readonly #adapter: Adapter;
-  readonly #wanted: Method | null;
+  readonly #choose: ChooseMethods;
 
-  /** @param wanted the method for all matrices that it can be had for; null for those that are usually fastest */
-  constructor(bodies: Bodies, adapter: Adapter, wanted: Method | null) {
+  /** @param choose the methods for a matrix, where they can be had; null for those that are usually fastest */
+  constructor(bodies: Bodies, adapter: Adapter, choose: ChooseMethods) {
     this.#bodies = bodies;
     this.#adapter = adapter;
-    this.#wanted = wanted;
+    this.#choose = choose;
   }
 
   /** @throws Error where the file is missing */
@@ -99,18 +102,19 @@ export class Kernels {
     return text;
   }
 
-  /** The ways in which matrices of a type can lie with rows of k values, the best first; the last can always. */
-  forms(type: Type, k: number): readonly WeightForm[] {
+  /** The ways in which an (n, k) matrix of a type can lie, the best first; the last can always. */
+  forms(type: Type, n: number, k: number): readonly WeightForm[] {
     const forms: WeightForm[] = [];
     const [bytes, planes] = [integerOperand(type, "bytes"), integerOperand(type, "planes")];
     const isWhole = k % ACTIVATION_GROUP === 0;
+    const wanted = this.#choose(type, n, k);
     if (bytes.kind === "integers" && isWhole) {
-      const methods = this.#methodsOf(bytes);
+      const methods = this.#methodsOf(bytes, wanted);
       if (methods !== null) forms.push(formOf("codes", methods, type, k, bytes));
     }
     if (planes.kind === "integers" && isWhole) {
       const form = formOf("planes", { one: "lookup", more: "lookup" }, type, k, planes);
-      if (this.#wanted === "lookup") forms.unshift(form);
+      if (wanted?.one === "lookup") forms.unshift(form);
       else forms.push(form);
     }
     const decoded = { one: "decode", more: "decode" } as const;
@@ -120,13 +124,18 @@ export class Kernels {
   }
 
   /** What packed codes are multiplied by; null where nothing can. */
-  #methodsOf(operand: IntegerOperand): Methods | null {
-    const canDot = (operand.group ?? ACTIVATION_GROUP) % ACTIVATION_GROUP === 0;
-    const canDecode = bestBody("decode", 1, operand, this.#adapter.subgroup) !== null;
-    if (!canDot && !canDecode) return null;
-    if (!canDecode || (canDot && this.#wanted === "dot")) return { one: "dot", more: "dot" };
-    if (!canDot || this.#wanted === "decode") return { one: "decode", more: "decode" };
-    return this.#adapter.software ? USUAL.software : USUAL.hardware;
+  #methodsOf(operand: IntegerOperand, wanted: Methods | null): Methods | null {
+    const can = {
+      dot: (operand.group ?? ACTIVATION_GROUP) % ACTIVATION_GROUP === 0,
+      decode: bestBody("decode", 1, operand, this.#adapter.subgroup) !== null,
+      lookup: false,
+    };
+    if (!can.dot && !can.decode) return null;
+    const usual = this.#adapter.software ? USUAL.software : USUAL.hardware;
+    const pick = (rows: keyof Methods): Method =>
+      [wanted?.[rows], usual[rows]].find((method) => method !== undefined && can[method]) ??
+      (can.dot ? "dot" : "decode");
+    return { one: pick("one"), more: pick("more") };
   }
 
   /** Rows of a piece of a matrix, chosen by tokens: step, rows, the form's buffers with so many rows, out. */
@@ -163,8 +172,8 @@ ${this.body("embed")}`;
     const shape = { n: total, k };
     const make = (method: Method, rows: readonly [number, number]): ProductKernel => {
       const piece = method === "dot" && operand !== null ? dotPiece(k, ACTIVATIONS, operand) : 0;
-      const name = bestBody(method, rows[1], operand, this.#adapter.subgroup) ?? "gemv";
-      const body = bodyOf(name, rows[1], shape, operand, piece);
+      const best = bestBody(method, rows[1], operand, this.#adapter.subgroup) ?? "gemv";
+      const body = bodyOf(best, rows[1], shape, operand, piece);
       const side = form.side(total, 1);
       const uses: Binding["use"][] = ["uniform", ...side.buffers.map(() => "read" as const)];
       const lines: string[] = [];

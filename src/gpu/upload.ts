@@ -193,7 +193,7 @@ export class Uploader {
     const known = this.#tables.get(packing.codes);
     if (known !== undefined) return known;
     const [pieces, places] = [piecesOf(packing), placesOf(packing)];
-    const map = (packing.codes.map ?? []).map((x) => Number(x) | 0);
+    const map = (packing.codes.map ?? []).map((x) => x | 0);
     const words = Uint32Array.from([...pieces.list, ...map, ...places.list], (word) => word >>> 0);
     const buffer = await this.#gpu.buffer("tables of a packing", words.byteLength, USAGE.storage | USAGE.copyDst);
     this.#gpu.device.queue.writeBuffer(buffer, 0, words);
@@ -219,9 +219,9 @@ function rowBytesOf({ type, shape }: WeightTensor): number {
 function wholeWords(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const length = Math.ceil(bytes.byteLength / 4) * 4;
   if (length === bytes.byteLength && bytes.buffer instanceof ArrayBuffer) return bytes as Uint8Array<ArrayBuffer>;
-  const padded = new Uint8Array(length);
-  padded.set(bytes);
-  return padded;
+  const whole = new Uint8Array(length);
+  whole.set(bytes);
+  return whole;
 }
 
 // --- tables of the shader -------------------------------------------------------------------------------------------

@@ -146,11 +146,12 @@ export class WeightStore {
     const parts: Part[] = [];
     for (let i = 0; i < tensors.length;) {
       const { name, type, shape } = tensors[i]!;
-      const form = await this.#formOf(type, shape[1] ?? 0);
+      const form = await this.#formOf(type, shape[0] ?? 0, shape[1] ?? 0);
       let together = 1;
       while (tensors[i + together]?.type === type && this.#fits(form, tensors.slice(i, i + together + 1))) together++;
-      const most = this.#mostRows(name, form);
-      const pieces = piecesOf(tensors.slice(i, i + together), i, most);
+      const joined = tensors.slice(i, i + together);
+      const most = this.#mostRows(name, form, Math.max(...joined.map((tensor) => tensor.shape[0] ?? 0)));
+      const pieces = piecesOf(joined, i, most);
       for (const group of together > 1 ? [pieces] : pieces.map((piece) => [{ ...piece, at: 0 }]))
         parts.push(await this.#part(form, group, tensors));
       i += together;
@@ -193,10 +194,10 @@ export class WeightStore {
   }
 
   /** The first form that computes on this adapter what it should; a type is tried once. */
-  async #formOf(type: Type, k: number): Promise<WeightForm> {
+  async #formOf(type: Type, n: number, k: number): Promise<WeightForm> {
     const uploader = await this.#uploading();
     const reasons: string[] = [];
-    for (const form of this.#kernels.forms(type, k)) {
+    for (const form of this.#kernels.forms(type, n, k)) {
       const wrong = await this.#tests.of(form, () => selfTest(this.#gpu, this.#kernels, uploader, form));
       if (wrong === null) return form;
       reasons.push(`${form.layout}: ${wrong}`);
@@ -207,18 +208,24 @@ export class WeightStore {
     );
   }
 
-  /** Rows of one matrix that a binding has room for: a multiple of PART_ROWS. */
-  #mostRows(name: string, form: WeightForm): number {
+  /** Of n rows of a matrix as many as a binding has room for: all, or a multiple of PART_ROWS. */
+  #mostRows(name: string, form: WeightForm, n: number): number {
     const most = this.#gpu.maxBindingBytes;
+    if (this.#size(form, n) <= most) return n;
     const least = this.#size(form, PART_ROWS);
     if (least > most)
       throw new RangeError(
         `${name}: ${PART_ROWS} rows are ${least} bytes, and a binding of ${this.#gpu.adapter.description} has at ` +
           `most ${most} (maxStorageBufferBindingSize)`,
       );
-    let rows = Math.floor(most / least) * PART_ROWS;
-    while (this.#size(form, rows + PART_ROWS) <= most) rows += PART_ROWS;
-    return rows;
+    // Halving, since a size costs the text of a prelude, which may take milliseconds.
+    let [fit, tooMany] = [1, Math.ceil(n / PART_ROWS)];
+    while (tooMany - fit > 1) {
+      const middle = Math.floor((fit + tooMany) / 2);
+      if (this.#size(form, middle * PART_ROWS) <= most) fit = middle;
+      else tooMany = middle;
+    }
+    return fit * PART_ROWS;
   }
 }
 
