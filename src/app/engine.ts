@@ -8,10 +8,10 @@ import { load, type Model } from "../load.ts";
 import { LogitsError } from "../model/sampler.ts";
 import type { Arithmetic } from "../lutcore/tiling.ts";
 import { DEVICES, open, type OpenOptions } from "../open.ts";
-import type { Option } from "./command.ts";
+import { type Option, UsageError } from "./command.ts";
 import type { Phases } from "./phases.ts";
 import { makeProgress, note } from "./terminal.ts";
-import { tunedChoice } from "./tune.ts";
+import { tunedChoice, tunedOnGpu } from "./tune.ts";
 
 /** A session that is under way; closing it (`await using`) frees all three. */
 export interface Engine extends AsyncDisposable {
@@ -20,8 +20,10 @@ export interface Engine extends AsyncDisposable {
   readonly session: Promise<Session>;
 }
 
+type Choice = Extract<Option, { kind: "choice" }>;
+
 /** Lookups summed by averages; commands that time kernels have it too. */
-export const FAST_AGGREGATION: Extract<Option, { kind: "choice" }> = {
+export const FAST_AGGREGATION: Choice = {
   kind: "choice",
   about: "sum lookups by averages of so many: less exact",
   choices: ["off", "2", "4", "8"],
@@ -29,14 +31,11 @@ export const FAST_AGGREGATION: Extract<Option, { kind: "choice" }> = {
 };
 
 /**
- * Kernels of the CPU for the option `tables`; null where it says nothing. A scale of a table is always that of 32
- * activations there.
+ * Kernels of the CPU for the option `tables`; null where it says nothing. A table's scale is that of 32 activations there.
  * @throws Error where the instruction set has no lookups, when it is first asked for such codes
  */
 function kernelsFor(tables: string): NonNullable<OpenOptions["choose"]> | null {
   if (tables === "auto") return null;
-  if (tables === "int8-table")
-    throw new Error("--tables int8-table: the CPU kernels have one scale for 8 tables; int8-group, or --device lmma");
   const processor = processorName();
   return (tiles, _n, _k, isa) => {
     const codes = codesOf(tiles);
@@ -53,36 +52,16 @@ export function fastAggregation(value: string): Pick<OpenOptions, "fastAggregati
   return value === "2" || value === "4" || value === "8" ? { fastAggregation: Number(value) as 2 | 4 | 8 } : {};
 }
 
-/** Options of the LMMA machine. */
-interface LmmaOptions {
-  readonly mode: Extract<Option, { kind: "choice" }>;
-  readonly act: Extract<Option, { kind: "choice" }>;
-  readonly tables: Extract<Option, { kind: "choice" }>;
-}
-
-const LMMA_OPTIONS: LmmaOptions = {
-  mode: {
-    kind: "choice",
-    about: "how lmma rounds: once, as in its paper, or as its circuit",
-    choices: ["ideal", "paper", "rtl"],
-    fallback: "paper",
-  },
-  act: { kind: "choice", about: "activations of lmma", choices: ["int8", "fp16"], fallback: "int8" },
-  tables: {
-    kind: "choice",
-    about: "tables of lmma, or of the CPU",
-    choices: ["auto", "exact", "int8-table", "int8-group"],
-    fallback: "auto",
-  },
-};
-
-/** Options of every command that runs a model. */
-export const ENGINE_OPTIONS: LmmaOptions & {
-  readonly device: Extract<Option, { kind: "choice" }>;
+/** Options of every command that runs a model. What is not given is null, `auto` or `off`. */
+export const ENGINE_OPTIONS: {
+  readonly device: Choice;
   readonly threads: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
   readonly ctx: { readonly kind: "integer"; about: string; min: number; max: number; fallback: null };
   readonly isa: Extract<Option, { kind: "text" }>;
-  readonly "fast-aggregation": Extract<Option, { kind: "choice" }>;
+  readonly "fast-aggregation": Choice;
+  readonly mode: Choice;
+  readonly act: Choice;
+  readonly tables: Choice;
 } = {
   device: { kind: "choice", about: "where to run", choices: DEVICES, fallback: "auto" },
   threads: { kind: "integer", about: "threads; one a physical core if not given", min: 1, max: 256, fallback: null },
@@ -90,53 +69,130 @@ export const ENGINE_OPTIONS: LmmaOptions & {
   ctx: { kind: "integer", about: "tokens of context", min: 1, max: 2 ** 24, fallback: null },
   isa: { kind: "text", about: "instruction set, of those that doctor names; the best if not given" },
   "fast-aggregation": FAST_AGGREGATION,
-  ...LMMA_OPTIONS,
+  mode: {
+    kind: "choice",
+    about: "lmma rounds once, as its paper (auto), or its RTL",
+    choices: ["auto", "ideal", "paper", "rtl"],
+    fallback: "auto",
+  },
+  act: {
+    kind: "choice",
+    about: "activations of lmma (auto: int8)",
+    choices: ["auto", "int8", "fp16"],
+    fallback: "auto",
+  },
+  tables: {
+    kind: "choice",
+    about: "tables of lmma (auto: exact) or the CPU",
+    choices: ["auto", "exact", "int8-table", "int8-group"],
+    fallback: "auto",
+  },
 };
 
-/** Values of those of the LMMA machine. */
-export interface LmmaValues {
+/** Values of those options, and of `no-tune` where a command has it. */
+export interface EngineValues {
+  readonly device: string;
+  readonly threads: number | null;
+  readonly ctx: number | null;
+  readonly isa: string | null;
+  readonly "fast-aggregation": string;
   readonly mode: string;
   readonly act: string;
   readonly tables: string;
+  readonly "no-tune"?: boolean;
 }
 
-/** The values of such options as the machine takes them. */
-function arithmeticOf({ mode, act, tables }: LmmaValues): Arithmetic {
+/** Which devices an option is for, of those that not all of them take. */
+const DEVICES_OF: Readonly<Record<Exclude<keyof EngineValues, "device" | "ctx">, readonly string[]>> = {
+  threads: ["cpu"],
+  isa: ["cpu"],
+  "fast-aggregation": ["cpu"],
+  "no-tune": ["cpu"],
+  tables: ["cpu", "lmma", "lmma-gpu"],
+  mode: ["lmma", "lmma-gpu"],
+  act: ["lmma", "lmma-gpu"],
+};
+
+/** A value that a device does not have of an option that it takes. */
+interface Lack {
+  readonly device: string;
+  readonly option: "tables" | "mode";
+  readonly value: string;
+  readonly why: string;
+}
+
+const LACKS: readonly Lack[] = [
+  {
+    device: "cpu",
+    option: "tables",
+    value: "int8-table",
+    why: "its kernels have one scale for 8 tables; --tables int8-group, or --device lmma",
+  },
+  {
+    device: "lmma-gpu",
+    option: "mode",
+    value: "ideal",
+    why: "it needs numbers that are wider than a GPU's; --mode paper or rtl, or --device lmma",
+  },
+];
+
+/**
+ * The device that the options ask for: `auto` is the CPU where one is given that not all devices take.
+ * @throws UsageError for an option that would have no effect there, or a value that the device lacks
+ */
+function deviceFor(values: EngineValues): string {
+  const given = Object.entries(DEVICES_OF).flatMap(([name, devices]) => {
+    const value = values[name as keyof typeof DEVICES_OF];
+    const isGiven = value !== undefined && value !== null && value !== false && value !== "auto" && value !== "off";
+    return isGiven ? [{ text: value === true ? `--${name}` : `--${name} ${value}`, devices }] : [];
+  });
+  const device = values.device === "auto" && given.length > 0 ? "cpu" : values.device;
+  for (const { text, devices } of given) {
+    if (!devices.includes(device))
+      throw new UsageError(`${text}: no effect with --device ${values.device}; it is for ${devices.join(", ")}`);
+  }
+  for (const { device: lacking, option, value, why } of LACKS) {
+    if (device === lacking && values[option] === value)
+      throw new UsageError(`--${option} ${value}: not with --device ${values.device}: ${why}`);
+  }
+  const averages = values["fast-aggregation"];
+  if (averages !== FAST_AGGREGATION.fallback && values.tables === "exact")
+    throw new UsageError(`--fast-aggregation ${averages}: no effect with --tables exact, where nothing is looked up`);
+  return device;
+}
+
+/** The values of LMMA's options as the machine takes them. */
+function arithmeticOf({ mode, act, tables }: EngineValues): Arithmetic {
   return {
-    mode: mode as Arithmetic["mode"],
-    activation: act as Arithmetic["activation"],
+    mode: mode === "auto" ? "paper" : (mode as Arithmetic["mode"]),
+    activation: act === "auto" ? "int8" : (act as Arithmetic["activation"]),
     tables: tables === "auto" ? "exact" : (tables as Arithmetic["tables"]),
   };
 }
 
-interface EngineOptions {
-  readonly device: string;
-  readonly threads: number | null;
-  readonly isa: string | null;
-  /** Value of FAST_AGGREGATION. */
-  readonly averages: string;
-  readonly lmma: LmmaValues;
-  readonly context: number | null;
+/** What a command adds to the person's options. */
+interface Start {
   /** Context where it is not given and the model was trained on more. */
   readonly usualContext: number;
-  /** Kernels by the fixed rule, whatever was measured. */
-  readonly untuned?: boolean;
   readonly phases: Phases;
 }
 
 /**
  * Opens model and backend, and begins to prepare the one for the other: in native threads, so that the tokenizer can
  * be built at the same time.
+ * @throws UsageError, before the file is looked at, for options that do not go together
  */
-export async function startEngine(file: string, options: EngineOptions): Promise<Engine> {
-  const { context, usualContext, phases } = options;
+export async function startEngine(file: string, values: EngineValues, start: Start): Promise<Engine> {
+  const device = deviceFor(values);
+  const { ctx: context } = values;
+  const { usualContext, phases } = start;
   const model = load(file, { ...(context !== null && { context }), usualContext, phase: (name) => phases.step(name) });
   const { trainedContext } = model.config;
   if (context !== null && context > trainedContext)
     note(
       `--ctx ${context} is more than the ${trainedContext} tokens that the model was trained on; expect worse text there`,
     );
-  const backend = await openBackend(options);
+  const backend = await openBackend(device, values);
   phases.step("backend");
   const progress = makeProgress("loading");
   const weights = backend.prepare(model.plan, model.weights, (done, total) => progress.update(done, total));
@@ -165,20 +221,18 @@ export async function naming<T>(file: string, work: Promise<T>): Promise<T> {
   }
 }
 
-async function openBackend(engine: EngineOptions): Promise<Backend> {
-  const { threads, isa, averages, lmma, untuned = false } = engine;
-  // Who asks for what the CPU backend alone has gets no other.
-  const wantsCpu = isa !== null || averages !== FAST_AGGREGATION.fallback;
-  const device = engine.device === "auto" && wantsCpu ? "cpu" : engine.device;
-  const kernels = device === "cpu" || device === "auto" ? kernelsFor(lmma.tables) : null;
+async function openBackend(device: string, values: EngineValues): Promise<Backend> {
+  const { threads, isa, tables, "fast-aggregation": averages, "no-tune": untuned = false } = values;
+  const kernels = device === "cpu" ? kernelsFor(tables) : null;
   const options: OpenOptions = {
     ...(threads !== null && { threads }),
     ...(isa !== null && { isa }),
     ...fastAggregation(averages),
-    arithmetic: arithmeticOf(lmma),
+    arithmetic: arithmeticOf(values),
     // What was measured are exact lookups.
     ...(!untuned && averages === FAST_AGGREGATION.fallback && { choose: tunedChoice() }),
     ...(kernels !== null && { choose: kernels }),
+    ...(!untuned && { chooseOnGpu: tunedOnGpu() }),
   };
   const backend = await open(device, options);
   if ("unavailable" in backend) throw new Error(`device ${device}: ${backend.unavailable}`);
@@ -186,13 +240,5 @@ async function openBackend(engine: EngineOptions): Promise<Backend> {
     const cpu = await open("cpu", options);
     if ("unavailable" in cpu) note(`running on the reference backend, which is slow: ${cpu.unavailable}`);
   }
-  const given = (["mode", "act", "tables"] as const).find((name) => lmma[name] !== LMMA_OPTIONS[name].fallback);
-  const isFor = given === "tables" ? "the LMMA machine and the CPU backend" : "the LMMA machine (--device lmma)";
-  if (given !== undefined && backend.name !== "lmma" && !(given === "tables" && backend.name === "cpu"))
-    note(`--${given} has no effect: it is for ${isFor}`);
-  if ((backend.name === "reference" || backend.name === "lmma") && threads !== null && threads > 1)
-    note(`--threads ${threads} has no effect: the ${backend.name} backend has one thread`);
-  if (backend.name !== "cpu" && wantsCpu)
-    note(`--${isa === null ? "fast-aggregation" : "isa"} has no effect: it is for the CPU backend`);
   return backend;
 }

@@ -8,14 +8,13 @@
 /// <reference types="@webgpu/types" />
 
 import { encode } from "../lutcore/binary.ts";
-import { instructionText } from "../lutcore/asm.ts";
-import { addCounts, type Counts, countsOf, NO_COUNTS } from "../lutcore/counts.ts";
-import { type Launch, MachineStop } from "../lutcore/exec.ts";
+import { type Counts, counterOf } from "../lutcore/counts.ts";
 import { type Fragment, REGISTER_BYTES, rowsOf } from "../lutcore/fragment.ts";
-import { type Instruction, MAX_BUFFERS, type Space, WRITABLE_SCALARS } from "../lutcore/instruction.ts";
+import { type Instruction, MAX_BUFFERS } from "../lutcore/instruction.ts";
 import { operandsOf } from "../lutcore/isa.ts";
+import { checkLaunch, type Fault, type Launch, MachineStop, stopOf } from "../lutcore/launch.ts";
 import type { Mode } from "../lutcore/mode.ts";
-import { type Program, registerName } from "../lutcore/program.ts";
+import type { Program } from "../lutcore/program.ts";
 import {
   BUFFER_WORDS,
   elementNumber,
@@ -33,6 +32,9 @@ import {
 
 /** Instructions of a launch in one dispatch: drivers end what takes seconds, and an instruction takes a millisecond at most. */
 const TURNS = 512;
+/** GPUBufferUsage and GPUMapMode.READ of the WebGPU specification: globals that Node has not. */
+const USAGE = { MAP_READ: 0x1, COPY_SRC: 0x4, COPY_DST: 0x8, UNIFORM: 0x40, STORAGE: 0x80 } as const;
+const MAP_MODE_READ = 0x1;
 /** A launch counts down in 32 bits. */
 const MOST_LIMIT = 2 ** 32 - 1;
 
@@ -114,7 +116,7 @@ interface Ready {
   readonly program: Program;
   /** As it is encoded, and the index behind it. */
   readonly words: Uint32Array;
-  readonly costs: readonly Counts[];
+  readonly count: ReturnType<typeof counterOf>;
   /** Whether the program reads or stores g0, g1 ... */
   readonly reads: readonly boolean[];
   readonly stores: readonly boolean[];
@@ -137,7 +139,7 @@ function readyOf(program: Program): Ready {
   return {
     program,
     words,
-    costs: code.map(countsOf),
+    count: counterOf(code),
     reads: uses("ld."),
     stores: uses("st."),
     scratchBytes: warps * (4 * WARP_WORDS + registers * REGISTER_BYTES) + Math.ceil(shared / 4) * 4,
@@ -198,31 +200,14 @@ interface Piece {
   readonly isStored: boolean;
 }
 
-/** The refusals are those of src/lutcore/exec.ts. */
 function startOf(ready: Ready, launch: Launch): Start {
-  const { gridX, gridY, warps } = ready.program;
-  const { parameters, buffers } = launch;
-  if (buffers.length > MAX_BUFFERS)
-    throw new RangeError(`${buffers.length} buffers, and there are g0 to g${MAX_BUFFERS - 1}`);
-  for (const [b, { byteOffset }] of buffers.entries()) {
-    if (byteOffset % 4 !== 0)
-      throw new RangeError(`g${b} begins at byte ${byteOffset} of its ArrayBuffer, which is no multiple of 4`);
-  }
-  if (parameters.length > WRITABLE_SCALARS)
-    throw new RangeError(`${parameters.length} parameters, and there are s0 to s${WRITABLE_SCALARS - 1}`);
-  for (const [s, value] of parameters.entries()) {
-    if (!Number.isInteger(value) || value < 0 || value >= 2 ** 32)
-      throw new RangeError(`parameter s${s} is ${value}, and not a whole number from 0 to ${2 ** 32 - 1}`);
-  }
-  const limit = launch.limit ?? 2 ** 32;
-  if (gridX * gridY * warps > limit)
-    throw new RangeError(`${gridX} x ${gridY} blocks of ${warps} warps, and a limit of ${limit} executed instructions`);
-  const pieces = buffers.flatMap((bytes, buffer): Piece[] => {
+  const limit = Math.min(checkLaunch(ready.program, launch), MOST_LIMIT);
+  const pieces = launch.buffers.flatMap((bytes, buffer): Piece[] => {
     const isRead = ready.reads[buffer]!;
     const isStored = ready.stores[buffer]!;
     return isRead || isStored ? [{ buffer, bytes, isRead, isStored }] : [];
   });
-  return { ready, launch, limit: Math.min(limit, MOST_LIMIT), pieces };
+  return { ready, launch, limit, pieces };
 }
 
 /** The device has a copy of each buffer, so that what is stored to one would not be seen in another. */
@@ -351,7 +336,7 @@ async function dispatch(
   batch: Batch,
   quirks: number,
 ): Promise<readonly (Counts | MachineStop)[]> {
-  const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
+  const { STORAGE, UNIFORM, COPY_SRC, COPY_DST, MAP_READ } = USAGE;
   const made: GPUBuffer[] = [];
   const bufferOf = (count: number, usage: number): GPUBuffer => {
     const buffer = device.createBuffer({ size: Math.max(4, 4 * count), usage });
@@ -390,7 +375,7 @@ async function dispatch(
       pass.end();
       encoder.copyBufferToBuffer(reports, 0, reportsBack, 0, 4 * words.reports);
       queue.submit([encoder.finish()]);
-      await reportsBack.mapAsync(GPUMapMode.READ);
+      await reportsBack.mapAsync(MAP_MODE_READ);
       said = new Uint32Array(reportsBack.getMappedRange().slice(0));
       reportsBack.unmap();
       if (placed.every(({ report }) => STATES[said[report]!] !== "running")) break;
@@ -399,7 +384,7 @@ async function dispatch(
     for (const { from, to, count } of stored.copies)
       encoder.copyBufferToBuffer(memory, 4 * from, storedBack, 4 * to, 4 * count);
     queue.submit([encoder.finish()]);
-    await storedBack.mapAsync(GPUMapMode.READ);
+    await storedBack.mapAsync(MAP_MODE_READ);
     const back = new Uint8Array(storedBack.getMappedRange());
     for (const { bytes, to } of stored.copies) bytes.set(back.subarray(4 * to, 4 * to + bytes.byteLength));
     return placed.map(({ start, report }) => resultOf(start, said.subarray(report)));
@@ -467,7 +452,8 @@ function newReports({ placed, words }: Batch): Uint32Array<ArrayBuffer> {
 }
 
 /** What a report says: counts of what was executed, or why the launch stopped. */
-function resultOf({ ready, launch }: Start, report: Uint32Array): Counts | MachineStop {
+function resultOf(start: Start, report: Uint32Array): Counts | MachineStop {
+  const { ready } = start;
   const said = Object.fromEntries(REPORT.map((name, r) => [name, report[r]!])) as Record<
     (typeof REPORT)[number],
     number
@@ -475,58 +461,38 @@ function resultOf({ ready, launch }: Start, report: Uint32Array): Counts | Machi
   const { code } = ready.program;
   const state = STATES[said.state]!;
   if (state !== "ended") {
-    const i = code[said.at]!;
-    const who = `warp ${said.warp - 1} of block (${said.column}, ${said.row})`;
-    const why = reasonOf(state, i, said, ready.program, launch);
-    return new MachineStop(said.at, `instruction ${said.at} (${instructionText(i)}), ${who}: ${why}`);
+    const who = { warp: said.warp - 1, column: said.column, row: said.row };
+    return stopOf(code, said.at, who, faultOf(state, code[said.at]!, said, start));
   }
-  let counts: Counts = { ...NO_COUNTS, shared: said.shared };
-  for (const [at, cost] of ready.costs.entries()) {
-    const executed = report[REPORT.length + at]!;
-    if (executed > 0) counts = addCounts(counts, cost, executed);
-  }
-  return counts;
+  return ready.count(report.subarray(REPORT.length), said.shared);
 }
 
-type Fault = Exclude<(typeof STATES)[number], "ended">;
-
-/** In the words of src/lutcore/exec.ts. */
-function reasonOf(
-  fault: Fault,
+/** What the report's two numbers mean. */
+function faultOf(
+  state: Exclude<(typeof STATES)[number], "ended">,
   i: Instruction,
   { detail, value }: { readonly detail: number; readonly value: number },
-  { shared }: Program,
-  { limit, buffers }: Launch,
-): string {
-  switch (fault) {
+  { ready, launch, limit }: Start,
+): Fault {
+  switch (state) {
     case "running":
       throw new Error("a launch that is running was taken for one that has stopped");
     case "limit":
-      return `${limit ?? MOST_LIMIT} instructions were executed, the limit of this launch`;
+      return { kind: state, limit };
     case "unwritten":
-      return `${operandsOf(i)[detail]!.field} reads ${registerName(value)}, and nothing was written to it`;
+      return { kind: state, field: operandsOf(i)[detail]!.field, register: value };
     case "barrier":
-      return `warp ${detail} of the block ${value === 0 ? "has ended" : `waits at instruction ${value - 1}`}`;
+      return { kind: state, warp: detail, at: value === 0 ? null : value - 1 };
     case "no buffer":
+      return { kind: state };
     case "off a word":
     case "outside": {
       if (!("space" in i)) throw new Error(`${i.kind} was stopped for an access to memory`);
-      if (fault === "no buffer") return `the launch has no buffer ${i.space}`;
       const first = value + i.offset;
-      if (fault === "off a word") return `it begins at byte ${first} of ${i.space}, which is no multiple of 4`;
-      const there = i.space === "shared" ? shared : buffers[Number(i.space.slice(1))]!.byteLength;
-      return `${piecesText(i, first)} of ${i.space}, which has ${there}`;
+      if (state === "off a word") return { kind: state, first };
+      const { shared } = ready.program;
+      const there = i.space === "shared" ? shared : launch.buffers[Number(i.space.slice(1))]!.byteLength;
+      return { kind: state, first, there };
     }
   }
-}
-
-function piecesText(i: Extract<Instruction, { readonly space: Space }>, first: number): string {
-  const { rows, rowBytes } = rowsOf(operandsOf(i)[0]!.fragment);
-  const isTurned = i.kind === "ld.mat" && i.order === "columns";
-  const pieces = isTurned ? i.columns : rows;
-  const bytes = (rows * rowBytes) / pieces;
-  const stride = "stride" in i ? i.stride : 0;
-  const last = first + (pieces - 1) * stride + bytes - 1;
-  const how = pieces === 1 ? "" : ` (${pieces} times ${bytes}, ${stride} apart)`;
-  return `it takes bytes ${first} to ${last}${how}`;
 }

@@ -39,7 +39,7 @@ export const MAX_OPERANDS = 5;
 export const INDEX_WORDS: number = MAX_OPERANDS + 3;
 /** Words of a report, in front of the counts of executed instructions. */
 export const REPORT = ["state", "at", "detail", "value", "left", "shared", "block", "warp", "column", "row"] as const;
-/** What a launch can be, as its report says. The faults are those of src/lutcore/exec.ts. */
+/** What a launch can be, as its report says. The faults are those of src/lutcore/launch.ts. */
 export const STATES = [
   "running",
   "ended",

@@ -18,7 +18,8 @@ import type { Attention, Embed, Gemm, Norm, Op, Rope, Select } from "../ops.ts";
 import type { Plan } from "../plan.ts";
 import { canAttend, outputsProgram, POSITIONS, scoresProgram } from "./attention.ts";
 import { addCounts, type Counts, NO_COUNTS } from "./counts.ts";
-import { type Launch, load } from "./exec.ts";
+import { load } from "./exec.ts";
+import type { Launch } from "./launch.ts";
 import { type Matrix, matrixOf } from "./matrix.ts";
 import { type Mode, STAGE1 } from "./mode.ts";
 import { encoderOf, rounderOf } from "./number.ts";
@@ -38,8 +39,12 @@ export interface Work {
   readonly block: string;
   /** Names of the weights, or "scores" and "outputs" of attention. */
   readonly op: string;
-  /** tables: what stands on the left is made; lookups, products: of a matrix; attention: of activations with one another. */
-  readonly kind: "tables" | "lookups" | "products" | "attention";
+  /**
+   * tables: what stands on the left is made; lookups, products: of a matrix; attention: of activations with one another.
+   * rows: of the embedding, which are read as they lie in the file and decoded beside the machine, by no instruction: their
+   * counts are the bytes read and written, and nothing else.
+   */
+  readonly kind: "rows" | "tables" | "lookups" | "products" | "attention";
   readonly launches: number;
   readonly counts: Counts;
 }
@@ -213,11 +218,15 @@ class LmmaSession implements Session {
   ): Promise<void> {
     let run = this.#programs.get(key);
     if (run === undefined) this.#programs.set(key, (run = this.#machine(make(), this.#mode)));
-    const counts = await run(launch);
+    this.#count({ ...work, launches: 1, counts: await run(launch) });
+  }
+
+  #count(work: Work): void {
     const name = `${work.block} ${work.op} ${work.kind}`;
-    const before = this.#work.get(name) ?? { ...work, launches: 0, counts: NO_COUNTS };
-    const { launches } = before;
-    this.#work.set(name, { ...before, launches: launches + 1, counts: addCounts(before.counts, counts) });
+    const before = this.#work.get(name);
+    const launches = work.launches + (before?.launches ?? 0);
+    const counts = before === undefined ? work.counts : addCounts(before.counts, work.counts);
+    this.#work.set(name, { ...work, launches, counts });
   }
 
   #width(id: number): number {
@@ -240,19 +249,19 @@ class LmmaSession implements Session {
     values[id] = { data, gate };
   }
 
-  /** Decoded values of a vector, or of one row of a matrix. */
-  #decoded(name: string, row = 0): Float32Array {
+  /** Decoded values of a vector, or of one row of a matrix, and the bytes that they have in the file. */
+  #decoded(name: string, row = 0): { readonly values: Float32Array; readonly bytes: number } {
     const tensor = this.#weights.tensor(name);
     if (tensor === undefined) throw new Error(`the model has no tensor ${name}`);
     const k = tensor.shape.at(-1) ?? 0;
     const rowBytes = (k / tensor.type.blockSize) * tensor.type.blockBytes;
     const out = new Float64Array(k);
     decode(tensor.type, this.#weights.read(tensor, row * rowBytes, rowBytes), out);
-    return Float32Array.from(out);
+    return { values: Float32Array.from(out), bytes: rowBytes };
   }
 
   #vector(name: string): Float32Array {
-    const known = this.#vectors.get(name) ?? this.#decoded(name);
+    const known = this.#vectors.get(name) ?? this.#decoded(name).values;
     this.#vectors.set(name, known);
     return known;
   }
@@ -260,7 +269,15 @@ class LmmaSession implements Session {
   #embed(op: Embed, step: Step): void {
     const width = this.#width(op.out);
     const out = new Float32Array(paddedRows(step.rows.length) * width);
-    for (const [r, { token }] of step.rows.entries()) out.set(this.#decoded(op.weight, token), r * width);
+    let read = 0;
+    for (const [r, { token }] of step.rows.entries()) {
+      const { values, bytes } = this.#decoded(op.weight, token);
+      out.set(values, r * width);
+      read += bytes;
+    }
+    const global = { read, written: 4 * step.rows.length * width };
+    const counts = { ...NO_COUNTS, bytes: { ...NO_COUNTS.bytes, global } };
+    this.#count({ ...placeOf([op.weight]), kind: "rows", launches: 0, counts });
     this.#write(step, op.out, out);
   }
 

@@ -70,6 +70,28 @@ export function countsOf(i: Instruction): Counts {
   };
 }
 
+/**
+ * What a program does, its instructions being executed so many times each, and `shared` bytes used. Most launches of a
+ * program do what the last one did, whose sum is kept.
+ */
+export function counterOf(code: readonly Instruction[]): (executed: ArrayLike<number>, shared: number) => Counts {
+  const costs = code.map(countsOf);
+  const last = new Float64Array(code.length);
+  let known: Counts = NO_COUNTS;
+  return (executed, shared) => {
+    let isSame = known.shared === shared;
+    for (let at = 0; at < last.length; at++) {
+      if (last[at] === executed[at]) continue;
+      last[at] = executed[at]!;
+      isSame = false;
+    }
+    if (isSame) return known;
+    known = { ...NO_COUNTS, shared };
+    for (const [at, cost] of costs.entries()) if (last[at]! > 0) known = addCounts(known, cost, last[at]);
+    return known;
+  };
+}
+
 function workOf(i: Instruction): Partial<Counts> {
   switch (i.kind) {
     case "lut":

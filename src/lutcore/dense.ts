@@ -8,7 +8,9 @@ import {
   type Clear,
   type Convert,
   type Mma,
+  ONE,
   type Quantise,
+  type Register,
   type Scale,
   type SumActivations,
   ZERO,
@@ -16,7 +18,7 @@ import {
 } from "./instruction.ts";
 import type { Mode } from "./mode.ts";
 import { isFloat, lossOf, rounderOf, sumToOdd } from "./number.ts";
-import { readNumbers, type Registers, writeNumbers } from "./registers.ts";
+import { QUIET_NAN, readNumbers, type Registers, writeNumbers } from "./registers.ts";
 
 /** Runs one instruction on a warp's registers. */
 export type Step = (registers: Registers) => void;
@@ -27,7 +29,8 @@ const lefts = new Float64Array(MOST);
 const rights = new Float64Array(MOST);
 const sums = new Float64Array(MOST);
 const rowFactors = new Float64Array(MOST);
-const columnFactors = new Float64Array(MOST);
+/** Factors of columns that are left out. */
+const ONES: Float32Array = new Float32Array(MOST).fill(1);
 /** More than the terms of one sum: 256 products and an addend. */
 const terms = new Float64Array(512);
 
@@ -111,27 +114,71 @@ function sumSingles(numbers: Float64Array, count: number): number {
 /** from * byRow * byColumn + addend, of a number for each place (sacc) or for each row (zacc). */
 export function stepScale(i: Scale | ZeroPoint, { kind: mode }: Mode): Step {
   const { m, n, to, byRow, byColumn, addend } = i;
-  const [element, from, perRow] = i.kind === "sacc" ? [i.product, i.from, 1] : [i.sum, i.sums, n];
-  const scaled = mode === "ideal" ? scaleExactly : scaleSingles;
+  const scaleRow = mode === "ideal" ? scaleRowExactly : scaleRowSingles;
+  const wordOf = (register: Register): number => (register * REGISTER_BYTES) / 4;
   return (registers) => {
-    readNumbers(registers, element, from, (m * n) / perRow, lefts);
+    const { singles, words } = registers;
+    let numbers: ScaledRow["numbers"] = lefts;
+    let from = 0;
+    if (i.kind === "zacc") {
+      readNumbers(registers, i.sum, i.sums, m, sums);
+      for (let r = 0; r < m; r++) lefts.fill(sums[r]!, r * n, (r + 1) * n);
+    } else if (i.product === "int32" || i.product === "fp32") {
+      // Most are of these, and are read where they are.
+      numbers = i.product === "int32" ? words : singles;
+      from = wordOf(i.from);
+    } else readNumbers(registers, i.product, i.from, m * n, lefts);
     readNumbers(registers, "fp32", byRow, m, rowFactors);
-    readNumbers(registers, "fp32", byColumn, n, columnFactors);
-    readNumbers(registers, "fp32", addend, m * n, sums);
-    for (let row = 0, at = 0; row < m; row++) {
-      for (let column = 0; column < n; column++, at++) {
-        const x = lefts[perRow === 1 ? at : row]!;
-        sums[at] = scaled(x, rowFactors[row]!, columnFactors[column]!, sums[at]!, addend !== ZERO);
-      }
-    }
-    writeNumbers(registers, "fp32", to, m * n, sums);
+    const [columns, column] = byColumn === ONE ? [ONES, 0] : [singles, wordOf(byColumn)];
+    const row: ScaledRow = { numbers, columns, column, singles, words, n, adds: addend !== ZERO };
+    for (let r = 0; r < m; r++) scaleRow(row, from + r * n, rowFactors[r]!, wordOf(addend) + r * n, wordOf(to) + r * n);
   };
 }
 
+/** Where the rows of a stepScale are; factors of columns from `column` on. */
+interface ScaledRow {
+  readonly numbers: Int32Array | Float32Array | Float64Array;
+  readonly columns: Float32Array;
+  readonly column: number;
+  readonly singles: Float32Array;
+  readonly words: Int32Array;
+  readonly n: number;
+  readonly adds: boolean;
+}
+
+/** Four at a time: a conversion waits for the one before it in the same register, and so four wait beside each other. */
+function scaleRowSingles(row: ScaledRow, first: number, factor: number, addend: number, to: number): void {
+  const { numbers, columns, column, n } = row;
+  for (let i = 0; i < n; i += 4) {
+    const a = scaleSingle(numbers[first + i]!, factor, columns[column + i]!);
+    const b = scaleSingle(numbers[first + i + 1]!, factor, columns[column + i + 1]!);
+    const c = scaleSingle(numbers[first + i + 2]!, factor, columns[column + i + 2]!);
+    const d = scaleSingle(numbers[first + i + 3]!, factor, columns[column + i + 3]!);
+    addSingle(row, addend + i, a, to + i);
+    addSingle(row, addend + i + 1, b, to + i + 1);
+    addSingle(row, addend + i + 2, c, to + i + 2);
+    addSingle(row, addend + i + 3, d, to + i + 3);
+  }
+}
+
 // A factor of 1 changes nothing, so that one left out needs no case of its own; an addend of 0 would change -0.
-function scaleSingles(x: number, byRow: number, byColumn: number, addend: number, adds: boolean): number {
-  const product = Math.fround(Math.fround(Math.fround(x) * byRow) * byColumn);
-  return adds ? Math.fround(addend + product) : product;
+function scaleSingle(x: number, byRow: number, byColumn: number): number {
+  return Math.fround(Math.fround(Math.fround(x) * byRow) * byColumn);
+}
+
+function addSingle({ singles, words, adds }: ScaledRow, addend: number, x: number, to: number): void {
+  const sum = adds ? Math.fround(singles[addend]! + x) : x;
+  singles[to] = sum;
+  if (Number.isNaN(sum)) words[to] = QUIET_NAN;
+}
+
+function scaleRowExactly(row: ScaledRow, first: number, factor: number, addend: number, to: number): void {
+  const { numbers, columns, column, singles, words, n, adds } = row;
+  for (let i = 0; i < n; i++) {
+    const sum = scaleExactly(numbers[first + i]!, factor, columns[column + i]!, adds ? singles[addend + i]! : 0, adds);
+    singles[to + i] = sum;
+    if (Number.isNaN(sum)) words[to + i] = QUIET_NAN;
+  }
 }
 
 function scaleExactly(x: number, byRow: number, byColumn: number, addend: number, adds: boolean): number {

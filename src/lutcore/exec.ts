@@ -3,9 +3,8 @@
 // buffers, or from registers that nothing was written to, stops it with the instruction's address and the values.
 // Not here: the arithmetic (lut.ts, adder.ts, dense.ts), what is legal before data are known (program.ts).
 
-import { instructionText } from "./asm.ts";
 import { problemText } from "./binary.ts";
-import { addCounts, type Counts, countsOf, NO_COUNTS } from "./counts.ts";
+import { type Counts, counterOf } from "./counts.ts";
 import { type Step, stepClear, stepConvert, stepMma, stepQuantise, stepScale, stepSum } from "./dense.ts";
 import { ELEMENT_BITS, REGISTER_BYTES, rowsOf } from "./fragment.ts";
 import {
@@ -17,31 +16,13 @@ import {
   NAMED_SCALARS,
   type Register,
   type Space,
-  WRITABLE_SCALARS,
 } from "./instruction.ts";
 import { operandsOf } from "./isa.ts";
+import { checkLaunch, type Fault, type Launch, stopOf, type Who } from "./launch.ts";
 import { stepLmma, stepLmmaQuantised, stepPrecompute, stepQuantiseTable } from "./lut.ts";
 import type { Mode } from "./mode.ts";
-import { checkProgram, type Program, registerName } from "./program.ts";
+import { checkProgram, type Program } from "./program.ts";
 import { newRegisters, type Registers } from "./registers.ts";
-
-export interface Launch {
-  /** The first scalars of each warp: at most 28 whole numbers from 0 to 2^32 - 1. */
-  readonly parameters: readonly number[];
-  /** g0, g1 ...: each begins at a multiple of 4 bytes of its ArrayBuffer. Stores change them. */
-  readonly buffers: readonly Uint8Array[];
-  /** How many instructions may be executed before the launch is stopped: loops can be endless in effect. 2^32 if absent. */
-  readonly limit?: number;
-}
-
-/** A program that stopped at an instruction, counted from 0. The message says which, where and why, with the values. */
-export class MachineStop extends Error {
-  readonly at: number;
-  constructor(at: number, message: string) {
-    super(message);
-    this.at = at;
-  }
-}
 
 /** A space of memory. */
 interface Memory {
@@ -65,6 +46,14 @@ interface Warp {
   readonly spaces: readonly (Memory | null)[];
 }
 
+/** What a block runs on, made once for a program. */
+interface Block {
+  readonly warps: readonly Warp[];
+  /** Those of its warps. */
+  readonly spaces: (Memory | null)[];
+  readonly shared: Memory;
+}
+
 /** Instructions that a launch may execute, and that it may still. */
 interface Budget {
   readonly limit: number;
@@ -73,7 +62,6 @@ interface Budget {
 
 /** Behind g0 to g15. */
 const SHARED: number = MAX_BUFFERS;
-const MOST_SCALAR = 2 ** 32;
 
 /** An instruction made ready. Loops, ends and barriers are steps of the machine itself. */
 type Ready =
@@ -93,47 +81,58 @@ export function load(program: Program, mode: Mode): (launch: Launch) => Counts {
   if (problem !== null) throw new RangeError(problemText(problem, program.code));
   const { code } = program;
   const ready = code.map((i, at) => readyOf(i, at, code, mode));
-  const costs = code.map(countsOf);
+  const count = counterOf(code);
+  const block = newBlock(program);
   return (launch) => {
     const executed = new Float64Array(code.length);
-    const shared = run(program, ready, launch, executed);
-    let counts: Counts = { ...NO_COUNTS, shared };
-    for (const [at, cost] of costs.entries()) if (executed[at]! > 0) counts = addCounts(counts, cost, executed[at]);
-    return counts;
+    const shared = run(program, ready, block, launch, executed);
+    return count(executed, shared);
   };
 }
 
 /** All blocks, one after the other: strips of columns, in each row by row. Returns the shared bytes that one used. */
-function run(program: Program, ready: readonly Ready[], launch: Launch, executed: Float64Array): number {
-  const { gridX, gridY, swizzle, warps, shared } = program;
-  const spaces: (Memory | null)[] = [...globalSpaces(launch)];
-  const scalars = parametersOf(launch);
-  const limit = launch.limit ?? 2 ** 32;
-  if (gridX * gridY * warps > limit)
-    throw new RangeError(`${gridX} x ${gridY} blocks of ${warps} warps, and a limit of ${limit} executed instructions`);
+function run(
+  program: Program,
+  ready: readonly Ready[],
+  { warps, spaces, shared }: Block,
+  launch: Launch,
+  executed: Float64Array,
+): number {
+  const { gridX, gridY, swizzle, code } = program;
+  const limit = checkLaunch(program, launch);
   const budget: Budget = { limit, left: limit };
-  let used = 0;
-  for (let strip = 0; strip < gridX; strip += swizzle) {
-    for (let y = 0; y < gridY; y++) {
-      for (let x = strip; x < Math.min(strip + swizzle, gridX); x++) {
-        spaces[SHARED] = memoryOf(new Uint8Array(shared));
-        const block = Array.from({ length: warps }, (_, w) => newWarp(program, scalars, x, y, w, spaces));
-        runBlock(block, ready, executed, budget, program.code);
-        used = Math.max(used, spaces[SHARED].used);
+  for (const [b, bytes] of launch.buffers.entries()) spaces[b] = memoryOf(bytes);
+  shared.used = 0;
+  try {
+    for (let strip = 0; strip < gridX; strip += swizzle) {
+      for (let y = 0; y < gridY; y++) {
+        for (let x = strip; x < Math.min(strip + swizzle, gridX); x++) {
+          shared.bytes.fill(0);
+          for (const [w, warp] of warps.entries()) begin(warp, launch.parameters, { warp: w, column: x, row: y });
+          runBlock(warps, ready, executed, budget, code);
+        }
       }
     }
+  } finally {
+    // A program that is kept keeps no one's buffers.
+    spaces.fill(null, 0, SHARED);
   }
-  return used;
+  return shared.used;
 }
 
-function globalSpaces({ buffers }: Launch): readonly (Memory | null)[] {
-  if (buffers.length > SHARED) throw new RangeError(`${buffers.length} buffers, and there are g0 to g${SHARED - 1}`);
-  return Array.from({ length: SHARED }, (_, b) => {
-    const bytes = buffers[b];
-    if (bytes !== undefined && bytes.byteOffset % 4 !== 0)
-      throw new RangeError(`g${b} begins at byte ${bytes.byteOffset} of its ArrayBuffer, which is no multiple of 4`);
-    return bytes === undefined ? null : memoryOf(bytes);
-  });
+function newBlock(program: Program): Block {
+  const shared = memoryOf(new Uint8Array(program.shared));
+  const spaces = [...Array.from({ length: SHARED }, () => null), shared];
+  const warps = Array.from({ length: program.warps }, () => ({
+    registers: newRegisters(program.registers),
+    scalars: new Uint32Array(32),
+    starts: new Int32Array(MAX_LOOPS),
+    rounds: new Float64Array(MAX_LOOPS),
+    depth: 0,
+    at: 0,
+    spaces,
+  }));
+  return { warps, spaces, shared };
 }
 
 function memoryOf(bytes: Uint8Array): Memory {
@@ -142,39 +141,18 @@ function memoryOf(bytes: Uint8Array): Memory {
   return { bytes, halves, words: new Int32Array(buffer, byteOffset, length >> 2), used: 0 };
 }
 
-function parametersOf({ parameters }: Launch): Uint32Array {
-  if (parameters.length > WRITABLE_SCALARS)
-    throw new RangeError(`${parameters.length} parameters, and there are s0 to s${WRITABLE_SCALARS - 1}`);
-  for (const [s, value] of parameters.entries()) {
-    if (!Number.isInteger(value) || value < 0 || value >= MOST_SCALAR)
-      throw new RangeError(`parameter s${s} is ${value}, and not a whole number from 0 to ${MOST_SCALAR - 1}`);
-  }
-  const scalars = new Uint32Array(32);
+/** A warp at the beginning of a block: zeros, but for the launch's parameters and where it is. */
+function begin(warp: Warp, parameters: readonly number[], who: Who): void {
+  const { registers, scalars } = warp;
+  registers.words.fill(0);
+  registers.written.fill(0);
+  scalars.fill(0);
   scalars.set(parameters);
-  return scalars;
-}
-
-function newWarp(
-  program: Program,
-  parameters: Uint32Array,
-  x: number,
-  y: number,
-  warp: number,
-  spaces: readonly (Memory | null)[],
-): Warp {
-  const scalars = parameters.slice();
-  scalars[NAMED_SCALARS.bx] = x;
-  scalars[NAMED_SCALARS.by] = y;
-  scalars[NAMED_SCALARS.warp] = warp;
-  return {
-    registers: newRegisters(program.registers),
-    scalars,
-    starts: new Int32Array(MAX_LOOPS),
-    rounds: new Float64Array(MAX_LOOPS),
-    depth: 0,
-    at: 0,
-    spaces,
-  };
+  scalars[NAMED_SCALARS.bx] = who.column;
+  scalars[NAMED_SCALARS.by] = who.row;
+  scalars[NAMED_SCALARS.warp] = who.warp;
+  warp.depth = 0;
+  warp.at = 0;
 }
 
 /** The warps of a block, each up to its next barrier, until all have ended. */
@@ -190,34 +168,37 @@ function runBlock(
       try {
         return runWarp(warp, ready, executed, budget);
       } catch (error) {
-        if (!(error instanceof Fault)) throw error;
-        throw stopOf(warp, warp.at, code, error.message);
+        if (!(error instanceof Halt)) throw error;
+        throw stopOf(code, warp.at, whoOf(warp), error.fault);
       }
     });
     const waiting = stops.findIndex((stop) => stop !== null);
     if (waiting === -1) return;
     const other = stops.findIndex((stop) => stop !== stops[waiting]);
     if (other === -1) continue;
-    const at = stops[waiting]!;
-    const where = stops[other] === null ? "has ended" : `waits at instruction ${stops[other]}`;
-    throw stopOf(block[waiting]!, at, code, `warp ${other} of the block ${where}`);
+    throw stopOf(code, stops[waiting]!, whoOf(block[waiting]!), { kind: "barrier", warp: other, at: stops[other]! });
   }
 }
 
-/** What is wrong with an execution; runBlock adds where it was. */
-class Fault extends Error {}
+/** Ends the execution of a warp; runBlock adds where it was. */
+class Halt extends Error {
+  readonly fault: Fault;
+  constructor(fault: Fault) {
+    super(fault.kind);
+    this.fault = fault;
+  }
+}
 
-function stopOf({ scalars }: Warp, at: number, code: readonly Instruction[], message: string): MachineStop {
+function whoOf({ scalars }: Warp): Who {
   const { bx, by, warp } = NAMED_SCALARS;
-  const who = `warp ${scalars[warp]} of block (${scalars[bx]}, ${scalars[by]})`;
-  return new MachineStop(at, `instruction ${at} (${instructionText(code[at]!)}), ${who}: ${message}`);
+  return { warp: scalars[warp]!, column: scalars[bx]!, row: scalars[by]! };
 }
 
 /** Runs a warp to behind its next barrier, whose address it returns, or to its end: null. */
 function runWarp(warp: Warp, ready: readonly Ready[], executed: Float64Array, budget: Budget): number | null {
   for (; warp.at < ready.length; warp.at++) {
     const step = ready[warp.at]!;
-    if (budget.left === 0) throw new Fault(`${budget.limit} instructions were executed, the limit of this launch`);
+    if (budget.left === 0) throw new Halt({ kind: "limit", limit: budget.limit });
     budget.left--;
     executed[warp.at]!++;
     switch (step.kind) {
@@ -225,7 +206,7 @@ function runWarp(warp: Warp, ready: readonly Ready[], executed: Float64Array, bu
         step.run(warp);
         break;
       case "loop": {
-        const rounds = (warp.scalars[step.count]! + step.times) % MOST_SCALAR;
+        const rounds = (warp.scalars[step.count]! + step.times) % 2 ** 32;
         if (rounds === 0) {
           warp.at = step.behind;
           break;
@@ -287,7 +268,7 @@ function guarded(i: Instruction, work: (warp: Warp) => void): (warp: Warp) => vo
     const { written } = warp.registers;
     for (const { field, register, registers } of reads) {
       for (let r = register; r < register + registers; r++) {
-        if (written[r] === 0) throw new Fault(`${field} reads ${registerName(r)}, and nothing was written to it`);
+        if (written[r] === 0) throw new Halt({ kind: "unwritten", field, register: r });
       }
     }
     work(warp);
@@ -348,14 +329,12 @@ type Mover = Extract<Instruction, { readonly space: Space }>;
 /** Where in its memory an access to `rows` pieces of `rowBytes` begins. They must be there as a whole. */
 function placeOf(i: Mover, warp: Warp, space: number, rows: number, rowBytes: number, stride: number): number {
   const memory = warp.spaces[space];
-  if (memory === null || memory === undefined) throw new Fault(`the launch has no buffer ${i.space}`);
+  if (memory === null || memory === undefined) throw new Halt({ kind: "no buffer" });
   const first = warp.scalars[i.base]! + i.offset;
   const behind = first + (rows - 1) * stride + rowBytes;
-  if (first % 4 !== 0) throw new Fault(`it begins at byte ${first} of ${i.space}, which is no multiple of 4`);
-  if (behind > memory.bytes.length) {
-    const how = rows === 1 ? "" : ` (${rows} times ${rowBytes}, ${stride} apart)`;
-    throw new Fault(`it takes bytes ${first} to ${behind - 1}${how} of ${i.space}, which has ${memory.bytes.length}`);
-  }
+  if (first % 4 !== 0) throw new Halt({ kind: "off a word", first });
+  const there = memory.bytes.length;
+  if (behind > there) throw new Halt({ kind: "outside", first, there });
   memory.used = Math.max(memory.used, behind);
   return first;
 }

@@ -3,7 +3,7 @@
 // What each moves is read off its instructions, so that no formula of traffic stands beside the programs.
 // Not here: the programs (prepare.ts, product.ts), the model (backend.ts). After LUT Tensor Core (ISCA'25), 3.1.1.
 
-import { addCounts, type Counts, countsOf, NO_COUNTS } from "./counts.ts";
+import { type Counts, counterOf } from "./counts.ts";
 import { prepareProgram } from "./prepare.ts";
 import { productProgram } from "./product.ts";
 import type { Program } from "./program.ts";
@@ -52,12 +52,12 @@ export function lowerings(right: Right, tokens: number, arithmetic: Arithmetic):
 
 /** What a run of a program does, whatever its data: of one whose loops do not depend on the launch, as those here. */
 export function countsOfProgram({ code, gridX, gridY, warps, shared }: Program): Counts {
-  let counts: Counts = { ...NO_COUNTS, shared };
   const times = [gridX * gridY * warps];
-  for (const i of code) {
-    counts = addCounts(counts, countsOf(i), times.at(-1));
-    if (i.kind === "loop") times.push(times.at(-1)! * i.times);
+  const executed = code.map((i) => {
+    const now = times.at(-1)!;
+    if (i.kind === "loop") times.push(now * i.times);
     if (i.kind === "end") times.pop();
-  }
-  return counts;
+    return now;
+  });
+  return counterOf(code)(executed, shared);
 }

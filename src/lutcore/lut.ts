@@ -1,12 +1,12 @@
 // Arithmetic by tables: the sums of four activations, their quantisation, and products that look them up, plane by plane.
-// A product goes through slices: of one K-group and one plane, the 16 values that a nibble of weights can stand for, made
+// A product goes through slices, of one K-group and one plane: the 16 values that a nibble of weights can stand for are made
 // once from the 8 entries of a table and then looked up for all columns.
 // Not here: products without tables (dense.ts), how weights become nibbles (weights.ts).
 // LUT Tensor Core (ISCA'25), equations 4 to 6; mode.ts says what the public circuit does otherwise.
 
 import { quantise, type Step } from "./dense.ts";
 import { PLANES, REGISTER_BYTES, TABLE_ENTRIES, TABLE_K, type Weight } from "./fragment.ts";
-import { type Lmma, type LmmaQuantised, type Precompute, type QuantiseTable } from "./instruction.ts";
+import { type Lmma, type LmmaQuantised, type Precompute, type QuantiseTable, ZERO } from "./instruction.ts";
 import { stepInOrder } from "./adder.ts";
 import type { Mode } from "./mode.ts";
 import { isFloat, sumToOdd } from "./number.ts";
@@ -15,14 +15,15 @@ import { readNumbers, writeNumbers } from "./registers.ts";
 // Numbers on their way, none kept from one instruction to the next. The largest fragments have 8192 numbers, a row of
 // tables 64 K-groups of at most 4 planes, a row of sums 256 columns.
 const MOST_NUMBERS = 8192;
-const MOST_SLICES = 64 * 4;
+const MOST_TABLES = 64;
+const MOST_SLICES: number = MOST_TABLES * 4;
 const MOST_COLUMNS = 256;
 const PATTERNS = 16;
 const entries = new Float64Array(MOST_NUMBERS);
 const results = new Float64Array(MOST_NUMBERS);
 const scales = new Float64Array(MOST_NUMBERS);
 const terms = new Float64Array(MOST_SLICES + 1);
-const wholeSlices = new Int32Array(MOST_SLICES * PATTERNS);
+const wholePatterns = new Int32Array(MOST_TABLES * PATTERNS);
 const exactSlices = new Float64Array(MOST_SLICES * PATTERNS);
 const wholeSums = new Int32Array(MOST_COLUMNS);
 const scaledSums = new Float64Array(64 * MOST_COLUMNS);
@@ -79,52 +80,57 @@ export function stepLmma(i: Lmma, mode: Mode): Step {
 interface Slices {
   readonly planes: number;
   readonly powers: Int32Array;
+  /** Where the patterns of each slice's table begin. */
+  readonly patterns: Int32Array;
 }
 
 function slicesOf(weight: Weight, k: number): Slices {
+  const planes = PLANES[weight].length;
   const powers = Array.from({ length: k / TABLE_K }, () => PLANES[weight]).flat();
-  return { planes: PLANES[weight].length, powers: Int32Array.from(powers) };
+  const patterns = Int32Array.from(powers, (_, slice) => Math.trunc(slice / planes) * PATTERNS);
+  return { planes, powers: Int32Array.from(powers), patterns };
 }
 
 /** Integers: the same in all modes, modulo 2^32. */
 function stepWhole({ m, n, k, weight, entry, to, table, weights, addend }: Lmma): Step {
   const slices = slicesOf(weight, k);
   const perRow = (k / TABLE_K) * TABLE_ENTRIES;
+  const [first, start] = [(to * REGISTER_BYTES) / 4, (addend * REGISTER_BYTES) / 4];
   return (registers) => {
+    const { words } = registers;
     readNumbers(registers, entry, table, m * perRow, entries);
-    readNumbers(registers, "int32", addend, m * n, results);
     for (let row = 0; row < m; row++) {
-      sliceWhole(slices, row * perRow);
-      wholeSums.fill(0, 0, n);
-      addWhole(registers.bytes, weights * REGISTER_BYTES, slices.powers.length, n);
-      for (let column = 0, at = row * n; column < n; column++, at++) results[at] = results[at]! + wholeSums[column]!;
+      expandWhole(row * perRow, perRow);
+      if (addend === ZERO) wholeSums.fill(0, 0, n);
+      else for (let column = 0; column < n; column++) wholeSums[column] = words[start + row * n + column]!;
+      addWhole(registers.bytes, weights * REGISTER_BYTES, slices, n);
+      for (let column = 0; column < n; column++) words[first + row * n + column] = wholeSums[column]!;
     }
-    writeNumbers(registers, "int32", to, m * n, results);
   };
 }
 
-/** What each nibble stands for, from the entries at `first` on: bits 0 to 2 say which entry, bit 3 that it is negated. */
-function sliceWhole({ planes, powers }: Slices, first: number): void {
-  for (let slice = 0; slice < powers.length; slice++) {
-    const at = first + Math.trunc(slice / planes) * TABLE_ENTRIES;
-    const to = slice * PATTERNS;
+/** What each nibble stands for in each of the tables at `first`: bits 0 to 2 say which entry, bit 3 that it is negated. */
+function expandWhole(first: number, count: number): void {
+  for (let at = 0, to = 0; at < count; at += TABLE_ENTRIES, to += PATTERNS) {
     for (let index = 0; index < TABLE_ENTRIES; index++) {
-      const value = entries[at + index]! << powers[slice]!;
-      wholeSlices[to + index] = value;
-      wholeSlices[to + TABLE_ENTRIES + index] = -value;
+      const value = entries[first + at + index]!;
+      wholePatterns[to + index] = value;
+      wholePatterns[to + TABLE_ENTRIES + index] = -value;
     }
   }
 }
 
-/** Adds `count` slices to the sums of n columns; each slice has n nibbles at `at`, even columns in the low halves. */
-function addWhole(nibbles: Uint8Array, at: number, count: number, n: number): void {
+/** Adds what all planes look up to the sums of n columns; each slice has n nibbles, even columns in the low halves. */
+function addWhole(nibbles: Uint8Array, at: number, { powers, patterns }: Slices, n: number): void {
   const pairs = n >> 1;
+  const count = powers.length;
   let slice = 0;
   // Four slices at a time, so that sums are taken up and put down a quarter as often; no plane count leaves a rest but of
   // tables whose number times planes is no multiple of four.
   for (; slice + 4 <= count; slice += 4) {
     const from = at + slice * pairs;
-    const first = slice * PATTERNS;
+    const [ta, tb, tc, td] = [patterns[slice]!, patterns[slice + 1]!, patterns[slice + 2]!, patterns[slice + 3]!];
+    const [pa, pb, pc, pd] = [powers[slice]!, powers[slice + 1]!, powers[slice + 2]!, powers[slice + 3]!];
     for (let pair = 0; pair < pairs; pair++) {
       const a = nibbles[from + pair]!;
       const b = nibbles[from + pair + pairs]!;
@@ -132,25 +138,26 @@ function addWhole(nibbles: Uint8Array, at: number, count: number, n: number): vo
       const d = nibbles[from + pair + 3 * pairs]!;
       wholeSums[2 * pair] =
         wholeSums[2 * pair]! +
-        wholeSlices[first + (a & 15)]! +
-        wholeSlices[first + 16 + (b & 15)]! +
-        wholeSlices[first + 32 + (c & 15)]! +
-        wholeSlices[first + 48 + (d & 15)]!;
+        (wholePatterns[ta + (a & 15)]! << pa) +
+        (wholePatterns[tb + (b & 15)]! << pb) +
+        (wholePatterns[tc + (c & 15)]! << pc) +
+        (wholePatterns[td + (d & 15)]! << pd);
       wholeSums[2 * pair + 1] =
         wholeSums[2 * pair + 1]! +
-        wholeSlices[first + (a >> 4)]! +
-        wholeSlices[first + 16 + (b >> 4)]! +
-        wholeSlices[first + 32 + (c >> 4)]! +
-        wholeSlices[first + 48 + (d >> 4)]!;
+        (wholePatterns[ta + (a >> 4)]! << pa) +
+        (wholePatterns[tb + (b >> 4)]! << pb) +
+        (wholePatterns[tc + (c >> 4)]! << pc) +
+        (wholePatterns[td + (d >> 4)]! << pd);
     }
   }
   for (; slice < count; slice++) {
     const from = at + slice * pairs;
-    const first = slice * PATTERNS;
+    const table = patterns[slice]!;
+    const power = powers[slice]!;
     for (let pair = 0; pair < pairs; pair++) {
       const a = nibbles[from + pair]!;
-      wholeSums[2 * pair] = wholeSums[2 * pair]! + wholeSlices[first + (a & 15)]!;
-      wholeSums[2 * pair + 1] = wholeSums[2 * pair + 1]! + wholeSlices[first + (a >> 4)]!;
+      wholeSums[2 * pair] = wholeSums[2 * pair]! + (wholePatterns[table + (a & 15)]! << power);
+      wholeSums[2 * pair + 1] = wholeSums[2 * pair + 1]! + (wholePatterns[table + (a >> 4)]! << power);
     }
   }
 }
@@ -207,9 +214,9 @@ export function stepLmmaQuantised(i: LmmaQuantised, { kind: mode }: Mode): Step 
     readNumbers(registers, "fp32", addend, m * n, results);
     for (let row = 0; row < m; row++) {
       for (let g = 0; g < shares; g++) {
-        sliceWhole(slices, row * perRow + g * share * TABLE_ENTRIES);
+        expandWhole((row * shares + g) * share * TABLE_ENTRIES, share * TABLE_ENTRIES);
         wholeSums.fill(0, 0, n);
-        addWhole(registers.bytes, weights * REGISTER_BYTES + g * shareBytes, slices.powers.length, n);
+        addWhole(registers.bytes, weights * REGISTER_BYTES + g * shareBytes, slices, n);
         // An integer of at most 17 bits and a float of 24: exact.
         const scale = scales[row * shares + g]!;
         for (let column = 0; column < n; column++) scaledSums[column * shares + g] = wholeSums[column]! * scale;

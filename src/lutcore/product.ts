@@ -69,6 +69,9 @@ export function productProgram({ rows, left, right, split }: Product, arithmetic
   const m = tileRows(rows, Math.max(sizeOf(tile, "fp32"), largest));
   const group = groupOf(right);
   const isScaled = form.kind !== "floats";
+  // How ordinary numbers lie in memory: (n, parts, k).
+  const stored = form.kind === "floats" ? form.element : "int8";
+  const parts = form.kind === "floats" ? form.parts : 1;
   const sums = isScaled && form.corrected ? left.sums : null;
 
   const w = new Writer();
@@ -83,7 +86,8 @@ export function productProgram({ rows, left, right, split }: Product, arithmetic
   moves.push(() => w.move(leftAt, leftBytes(stage)));
   // Columns of planes lie together; those of ordinary numbers are rows of memory.
   const codesAt = w.pointer(column, (tile * k * bitsOf(form)) / 8);
-  moves.push(() => w.move(codesAt, ((form.kind === "planes" ? tile : 1) * stage * bitsOf(form)) / 8));
+  const stageBytes = form.kind === "planes" ? (tile * stage * bitsOf(form)) / 8 : sizeOf(stage, stored);
+  moves.push(() => w.move(codesAt, stageBytes));
   /** Loads what a buffer has for the tile's rows: a number for `every` values of k, of a segment or for its beginning. */
   const perRow = (buffer: number, every: number, of: Element): ((from: number) => Register) => {
     const base = w.pointer(by, (4 * m * k) / every);
@@ -148,23 +152,29 @@ export function productProgram({ rows, left, right, split }: Product, arithmetic
     return { from: to, product };
   };
   const multiplied = (from: number): Summed => {
-    const stored = form.kind === "floats" ? form.element : "int8";
-    const shape = { rows: tile, columns: segment } as const;
-    const codes = w.load(
-      { ...shape, element: stored },
-      placeAt(at.codes, codesAt, sizeOf(k, stored), sizeOf(from, stored)),
-    );
-    let weights = codes;
-    if (stored === "int8" && element === "fp16") {
-      weights = w.take({ kind: "matrix", ...shape, element });
-      w.add({ kind: "cvt", ...shape, source: stored, target: element, to: weights, from: codes });
-    }
     const product = element === "int8" ? "int32" : "fp32";
     const to = w.take({ ...block, element: product });
     const types = { activation: element, weight: element, accumulate: product, out: product } as const;
-    const operands = { to, left: activationsAt(from), right: weights, addend: ZERO } as const;
-    w.add({ kind: "mma", m, n: tile, k: segment, ...types, ...operands });
+    const operands = { to, left: activationsAt(from) } as const;
+    for (let nth = 0; nth < parts; nth++) {
+      w.scope(() => {
+        const added = { right: weightsAt(nth * k + from), addend: nth === 0 ? ZERO : to } as const;
+        w.add({ kind: "mma", m, n: tile, k: segment, ...types, ...operands, ...added });
+      });
+    }
     return { from: to, product };
+  };
+  /** Ordinary weights of a segment, in the element of the activations. */
+  const weightsAt = (from: number): Register => {
+    const shape = { rows: tile, columns: segment } as const;
+    const codes = w.load(
+      { ...shape, element: stored },
+      placeAt(at.codes, codesAt, sizeOf(parts * k, stored), sizeOf(from, stored)),
+    );
+    if (stored === element) return codes;
+    const to = w.take({ kind: "matrix", ...shape, element: "fp16" });
+    w.add({ kind: "cvt", ...shape, source: stored, target: "fp16", to, from: codes });
+    return to;
   };
   const addSegment = (begin: number): void => {
     const { from, product } = form.kind === "planes" ? lookedUp(begin, form.weight) : multiplied(begin);

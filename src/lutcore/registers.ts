@@ -31,6 +31,9 @@ export function newRegisters(count: number): Registers {
   };
 }
 
+/** The one NaN of fp32 that instructions write. */
+export const QUIET_NAN = 0x7fc00000;
+
 /** The values of the codes of a float of 8 or 16 bits, made once. */
 export const VALUES: Readonly<Record<Exclude<Float, "fp32">, Float32Array>> = {
   fp16: valuesOf("fp16"),
@@ -89,7 +92,7 @@ export function writeNumbers(to: Registers, element: Element, at: Register, coun
     case "fp32":
       for (let i = 0, o = first >> 2; i < count; i++) {
         to.singles[o + i] = from[i]!;
-        if (Number.isNaN(from[i]!)) to.words[o + i] = 0x7fc00000;
+        if (Number.isNaN(from[i]!)) to.words[o + i] = QUIET_NAN;
       }
       return;
     case "fp16":

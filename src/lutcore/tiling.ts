@@ -41,7 +41,14 @@ export interface Right {
   /** Columns of one warp. */
   readonly tile: number;
   /** By tables, or by ordinary products: of int8 with scales, or of plain floats. */
-  readonly form: PlanesForm | BytesForm | { readonly kind: "floats"; readonly element: "fp16" | "bf16" };
+  readonly form: PlanesForm | BytesForm | FloatsForm;
+}
+
+/** A float is the sum of so many numbers of 16 bits, exactly: three of bf16 have the 24 places of an f32. */
+export interface FloatsForm {
+  readonly kind: "floats";
+  readonly element: "fp16" | "bf16";
+  readonly parts: 1 | 2 | 3;
 }
 
 /** What stands on the left of some products; `share` tables have one scale where they are int8. */
@@ -68,8 +75,16 @@ export function tileFor(n: number, k: number, form: Right["form"]): number {
   return [256, 128, 64, 32, 16, 8].reduce((best, tile) => (bytes(tile) < bytes(best) ? tile : best));
 }
 
+/** Bits of a weight in memory, in all its parts. */
 export function bitsOf(form: Right["form"]): number {
-  return form.kind === "planes" ? PLANES[form.weight].length : form.kind === "bytes" ? 8 : ELEMENT_BITS[form.element];
+  switch (form.kind) {
+    case "planes":
+      return PLANES[form.weight].length;
+    case "bytes":
+      return 8;
+    case "floats":
+      return form.parts * ELEMENT_BITS[form.element];
+  }
 }
 
 /** What products of these matrices, all with the same input, want on their left. */

@@ -53,7 +53,7 @@ describe("wrong usage ends with exit code 2:", () => {
       `--seed: "18446744073709551616"; ${whole} 0 to 2^64 - 1 is needed`,
     ],
     [["run", "x", "--seed", "1", "--seed", "2"], "--seed: given twice, as 1 and 2; once is enough"],
-    [["run", "x", "--device", "tpu"], '--device: "tpu"; one of auto, cpu, reference, gpu, lmma is needed'],
+    [["run", "x", "--device", "tpu"], '--device: "tpu"; one of auto, cpu, reference, gpu, lmma, lmma-gpu is needed'],
     [["run", "x", "--stop"], "--stop: no value; a text of at least one character is needed"],
     [["run", "x", "--stop", ""], '--stop: ""; a text of at least one character is needed'],
     [["run", "x", "--stop", "--json"], "--stop: --json; a text that begins with - is written --stop=--json"],

@@ -2,10 +2,12 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import process from "node:process";
 import { describe, expect, test } from "vitest";
 
 import { assemble } from "../../src/lutcore/asm.ts";
-import { embeddedModel } from "../oracle/oracle.ts";
+import { lavapipe } from "../gpu.ts";
+import { embeddedModel, testWith } from "../oracle/oracle.ts";
 import { folder, lutra, place } from "./lutra.ts";
 
 const RUN = ["run", "Emma was not", "--temperature", "0", "--max-tokens", "4"];
@@ -37,21 +39,88 @@ describe("run", () => {
     expect(first.counts.lookups).toBe((4 + 3) * 256 * (256 / 4) * 2);
     expect(first.counts.instructions.lmma).toBe(4 * (256 / 64));
   });
+});
 
-  test("tells what has no effect, and refuses what no machine has", () => {
-    const on = (device: string, ...more: string[]): string => lutra([...RUN, "--device", device, ...more]).err;
-    expect(on("cpu", "--mode", "rtl")).toContain(
-      "note: --mode has no effect: it is for the LMMA machine (--device lmma)\n",
-    );
-    expect(on("reference", "--tables", "exact")).toContain(
-      "note: --tables has no effect: it is for the LMMA machine and the CPU backend\n",
-    );
-    expect(on("lmma", "--threads", "2")).toContain(
-      "note: --threads 2 has no effect: the lmma backend has one thread\n",
-    );
-    expect(on("cpu", "--tables", "int8-table")).toBe(
-      "lutra: --tables int8-table: the CPU kernels have one scale for 8 tables; int8-group, or --device lmma\n",
-    );
+testWith(await lavapipe(), "run: a GPU runs the same programs, with the same text and counts", () => {
+  // The other driver of the tests would be taken before this one, and is far slower.
+  const driver = process.env["VK_DRIVER_FILES"]?.split(":").find((path) => path.includes("lvp_icd"));
+  const on = (device: string): { text: string; device: string; isa: string; work: unknown } => {
+    const env = driver === undefined ? {} : { VK_DRIVER_FILES: driver };
+    const { code, out, err } = lutra([...RUN, "--json", "--device", device], { env });
+    expect(code, err).toBe(0);
+    return JSON.parse(out);
+  };
+  const [here, there] = [on("lmma"), on("lmma-gpu")];
+  expect(there).toMatchObject({ text: here.text, device: "lmma-gpu", work: here.work });
+  expect(there.isa.startsWith(`${here.isa}, `)).toBe(true);
+});
+
+test("run: where no driver answers, the device lmma-gpu says what to install", () => {
+  // A list of drivers that is empty, as where none is installed; Dawn says so beside.
+  const env = { VK_DRIVER_FILES: place("no-driver.json", "{}"), VK_ICD_FILENAMES: "" };
+  const { code, out, err } = lutra([...RUN, "--device", "lmma-gpu"], { env });
+  expect([code, out]).toEqual([1, ""]);
+  expect(err.trimEnd().split("\n").at(-1)).toBe(
+    "lutra: device lmma-gpu: no adapter: no Vulkan, Metal or D3D12 driver answers; Debian and Ubuntu: apt-get install " +
+      "mesa-vulkan-drivers libvulkan1, which compute on the CPU where there is no GPU",
+  );
+});
+
+describe("options that would have no effect are refused before the model is read", () => {
+  const model = place("no-model.gguf", "not a model");
+  const text = place("some.txt", "It was a very fine evening.");
+  const [onCpu, onLmma] = ["it is for cpu", "it is for lmma, lmma-gpu"];
+
+  test.each([
+    ["cpu", ["--mode", "rtl"], `--mode rtl: no effect with --device cpu; ${onLmma}`],
+    ["cpu", ["--act", "int8"], `--act int8: no effect with --device cpu; ${onLmma}`],
+    ["auto", ["--act", "fp16"], `--act fp16: no effect with --device auto; ${onLmma}`],
+    ["reference", ["--mode", "paper"], `--mode paper: no effect with --device reference; ${onLmma}`],
+    [
+      "reference",
+      ["--tables", "exact"],
+      "--tables exact: no effect with --device reference; it is for cpu, lmma, lmma-gpu",
+    ],
+    ["reference", ["--threads", "1"], `--threads 1: no effect with --device reference; ${onCpu}`],
+    ["gpu", ["--mode", "ideal"], `--mode ideal: no effect with --device gpu; ${onLmma}`],
+    ["gpu", ["--isa", "avx2"], `--isa avx2: no effect with --device gpu; ${onCpu}`],
+    ["lmma", ["--isa", "avx2"], `--isa avx2: no effect with --device lmma; ${onCpu}`],
+    ["lmma", ["--threads", "2"], `--threads 2: no effect with --device lmma; ${onCpu}`],
+    ["lmma", ["--fast-aggregation", "4"], `--fast-aggregation 4: no effect with --device lmma; ${onCpu}`],
+    ["lmma-gpu", ["--threads", "2"], `--threads 2: no effect with --device lmma-gpu; ${onCpu}`],
+    [
+      "lmma-gpu",
+      ["--mode", "ideal"],
+      "--mode ideal: not with --device lmma-gpu: it needs numbers that are wider than a GPU's; --mode paper or rtl, or --device lmma",
+    ],
+    [
+      "auto",
+      ["--tables", "int8-table"],
+      "--tables int8-table: not with --device auto: its kernels have one scale for 8 tables; --tables int8-group, or --device lmma",
+    ],
+    [
+      "cpu",
+      ["--tables", "exact", "--fast-aggregation", "2"],
+      "--fast-aggregation 2: no effect with --tables exact, where nothing is looked up",
+    ],
+  ])("%s, %j", (device, options, message) => {
+    const wrong = { code: 2, out: "", err: `lutra: ${message}\n` };
+    expect(lutra(["run", model, "x", "--device", device, ...options])).toEqual(wrong);
+    expect(lutra(["eval", "perplexity", model, text, "--device", device, ...options])).toEqual(wrong);
+  });
+
+  test("--no-tune, which only run has", () => {
+    expect(lutra(["run", model, "x", "--device", "lmma", "--no-tune"])).toEqual({
+      code: 2,
+      out: "",
+      err: `lutra: --no-tune: no effect with --device lmma; ${onCpu}\n`,
+    });
+  });
+
+  test("and auto is the CPU where one is given that is the CPU's", () => {
+    const { code, out, err } = lutra([...RUN, "--json", "--isa", "scalar", "--threads", "1", "--tables", "exact"]);
+    expect(code, err).toBe(0);
+    expect(JSON.parse(out)).toMatchObject({ device: "cpu", isa: "scalar", threads: 1 });
   });
 });
 

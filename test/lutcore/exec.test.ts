@@ -6,8 +6,9 @@ import { expect, test } from "vitest";
 
 import { assemble } from "../../src/lutcore/asm.ts";
 import { addCounts, type Counts, countsOf, NO_COUNTS } from "../../src/lutcore/counts.ts";
-import { type Launch, load, MachineStop } from "../../src/lutcore/exec.ts";
+import { load } from "../../src/lutcore/exec.ts";
 import type { Instruction } from "../../src/lutcore/instruction.ts";
+import { type Launch, MachineStop } from "../../src/lutcore/launch.ts";
 import { type Mode, type Quirks, STAGE1 } from "../../src/lutcore/mode.ts";
 import type { Program } from "../../src/lutcore/program.ts";
 import { programs } from "./instructions.ts";

@@ -7,13 +7,17 @@ import { describe, expect, test } from "vitest";
 
 import { LMMA_BODIES, lmmaMachine, type LmmaMachine, type Run } from "../../src/gpu/lmma.ts";
 import { lmmaPrelude } from "../../src/gpu/prelude.ts";
+import { load as loadModel } from "../../src/load.ts";
 import { assemble, disassemble } from "../../src/lutcore/asm.ts";
+import { openLmma, workOf } from "../../src/lutcore/backend.ts";
 import type { Counts } from "../../src/lutcore/counts.ts";
-import { type Launch, load, MachineStop } from "../../src/lutcore/exec.ts";
+import { load } from "../../src/lutcore/exec.ts";
+import { type Launch, MachineStop } from "../../src/lutcore/launch.ts";
 import { type Mode, type Quirks, STAGE1, STAGE2 } from "../../src/lutcore/mode.ts";
 import type { Program } from "../../src/lutcore/program.ts";
+import type { Arithmetic } from "../../src/lutcore/tiling.ts";
 import { checker, errorsOf, lavapipe } from "../gpu.ts";
-import { testWith } from "../oracle/oracle.ts";
+import { embeddedModel, testWith } from "../oracle/oracle.ts";
 import { PAPER, programOf } from "./machine.ts";
 import { allTypes, poolFrom, type RandomRun, randomRun } from "./random-programs.ts";
 
@@ -243,3 +247,31 @@ testWith(
     );
   },
 );
+
+for (const arithmetic of [
+  { mode: "paper", activation: "int8", tables: "exact" },
+  { mode: "rtl", activation: "fp16", tables: "exact" },
+  { mode: "paper", activation: "fp16", tables: "int8-group" },
+] as const satisfies readonly Arithmetic[]) {
+  const { mode, activation, tables } = arithmetic;
+  testWith(
+    device,
+    `the embedded model's logits and counts are those in TypeScript, bit for bit: ${mode}, ${activation}, ${tables}`,
+    async (gpu) => {
+      const model = loadModel(embeddedModel);
+      const machine = await machineOn(gpu);
+      await using here = await openLmma(arithmetic).prepare(model.plan, model.weights);
+      await using there = await openLmma(arithmetic, machine.load).prepare(model.plan, model.weights);
+      let tokens = (await model.tokenizer()).encode("Emma was", { special: false });
+      for (let [pos, step] = [0, 0]; step < 3; step++) {
+        const chunk = { slot: 0, pos, tokens, logits: "last" } as const;
+        const [[mine], [theirs]] = [await here.step([chunk]), await there.step([chunk])];
+        expect(theirs).toEqual(mine);
+        pos += tokens.length;
+        tokens = Int32Array.of(mine!.indexOf(Math.max(...mine!)));
+      }
+      expect(workOf(there)).toEqual(workOf(here));
+      model.close();
+    },
+  );
+}

@@ -7,8 +7,8 @@ import fc from "fast-check";
 
 import { bytesOf, type Element, ELEMENT_BITS, type Fragment, REGISTER_BYTES } from "../../src/lutcore/fragment.ts";
 import { type Instruction, type Opcode, ONE } from "../../src/lutcore/instruction.ts";
-import type { Launch } from "../../src/lutcore/exec.ts";
 import { OPCODES, operandsOf, rowOf } from "../../src/lutcore/isa.ts";
+import type { Launch } from "../../src/lutcore/launch.ts";
 import { checkInstruction, type Program } from "../../src/lutcore/program.ts";
 import { legalWords } from "./instructions.ts";
 import { fragmentBytes } from "./machine.ts";
