@@ -2,8 +2,9 @@
 // for M_TILE rows of a, and each lane of a subgroup reads other activations and hands them on to all by shuffles.
 // A lane takes four neighbouring rows of w and all of k; sums stay in registers. It is for machines where a lane's own loads
 // are dear and shuffles are not, software ones (lavapipe) first of all; dot.wgsl is for those that multiply bytes.
-// Needs the packed part of the prelude, a_load4 and store4, and the feature subgroups, of at least 4 lanes; any number of
-// them does. How lanes of a workgroup are numbered within subgroups does not matter.
+// Rows of a are a queue, moved on by one for each, so that what reads and stores them, which compilers take long for, is in
+// the text once. Needs the packed part of the prelude, a_load4 and store4, and the feature subgroups, of at least 4 lanes;
+// any number of them does. How lanes of a workgroup are numbered within subgroups does not matter.
 
 const LANES = 32u;
 
@@ -48,21 +49,24 @@ fn gemm_subgroup(
     let at = min(k0 + 4u * own, K - 4u);
     // What lies beyond the row counts as 0.
     let inside = k0 + 4u * own < K;
-    let a0 = select(vec4f(), a_load4(m0, at), inside);
-    var a1 = vec4f();
-    var a2 = vec4f();
-    var a3 = vec4f();
-    var a4 = vec4f();
-    var a5 = vec4f();
-    var a6 = vec4f();
-    var a7 = vec4f();
-    if (M_TILE > 1u) { a1 = select(vec4f(), a_load4(min(m0 + 1u, last), at), inside); }
-    if (M_TILE > 2u) { a2 = select(vec4f(), a_load4(min(m0 + 2u, last), at), inside); }
-    if (M_TILE > 3u) { a3 = select(vec4f(), a_load4(min(m0 + 3u, last), at), inside); }
-    if (M_TILE > 4u) { a4 = select(vec4f(), a_load4(min(m0 + 4u, last), at), inside); }
-    if (M_TILE > 5u) { a5 = select(vec4f(), a_load4(min(m0 + 5u, last), at), inside); }
-    if (M_TILE > 6u) { a6 = select(vec4f(), a_load4(min(m0 + 6u, last), at), inside); }
-    if (M_TILE > 7u) { a7 = select(vec4f(), a_load4(min(m0 + 7u, last), at), inside); }
+    var a0: vec4f;
+    var a1: vec4f;
+    var a2: vec4f;
+    var a3: vec4f;
+    var a4: vec4f;
+    var a5: vec4f;
+    var a6: vec4f;
+    var a7: vec4f;
+    for (var i = M_TILE * one; i > 0u; i--) {
+      if (M_TILE > 7u) { a7 = a6; }
+      if (M_TILE > 6u) { a6 = a5; }
+      if (M_TILE > 5u) { a5 = a4; }
+      if (M_TILE > 4u) { a4 = a3; }
+      if (M_TILE > 3u) { a3 = a2; }
+      if (M_TILE > 2u) { a2 = a1; }
+      if (M_TILE > 1u) { a1 = a0; }
+      a0 = select(vec4f(), a_load4(min(m0 + i - 1u, last), at), inside);
+    }
     for (var i = 0u; i < size && k0 + 4u * i < K; i += 4u) {
       let k = k0 + 4u * i;
       if (k % W_UNIT == 0u) { units = w_units(row, k / W_UNIT); }
@@ -78,16 +82,15 @@ fn gemm_subgroup(
     }
   }
   if (n < N) {
-    for (var i = 0u; i < min(M_TILE, rows() - m0); i++) {
-      var sum = s0;
-      if (M_TILE > 1u && i == 1u) { sum = s1; }
-      if (M_TILE > 2u && i == 2u) { sum = s2; }
-      if (M_TILE > 3u && i == 3u) { sum = s3; }
-      if (M_TILE > 4u && i == 4u) { sum = s4; }
-      if (M_TILE > 5u && i == 5u) { sum = s5; }
-      if (M_TILE > 6u && i == 6u) { sum = s6; }
-      if (M_TILE > 7u && i == 7u) { sum = s7; }
-      store4(m0 + i, n, sum);
+    for (var m = m0; m < min(m0 + M_TILE, last + 1u) * one; m++) {
+      store4(m, n, s0);
+      if (M_TILE > 1u) { s0 = s1; }
+      if (M_TILE > 2u) { s1 = s2; }
+      if (M_TILE > 3u) { s2 = s3; }
+      if (M_TILE > 4u) { s3 = s4; }
+      if (M_TILE > 5u) { s4 = s5; }
+      if (M_TILE > 6u) { s5 = s6; }
+      if (M_TILE > 7u) { s6 = s7; }
     }
   }
 }

@@ -9,7 +9,8 @@ const N = 10u;
 const K = 64u;
 /** Rows of a, which need not be known before a kernel is run. */
 fn rows() -> u32 { return 3u; }
-/** Rows of a that one workgroup multiplies its weights by: of gemv 1 to 4, of gemm-subgroup 1 to 8, of dot 1 to 16. */
+/** Rows of a that one workgroup multiplies its weights by: of gemv 1 to 4, of gemm-subgroup and
+ * dot-subgroup 1 to 8, of dot 1 to 16. */
 const M_TILE = 2u;
 /** Lanes along n and, for each of them, a power of two of lanes that share k: of dot. */
 const TILE = 32u;
@@ -91,7 +92,7 @@ fn numbers(words: vec4u, scale: vec4f, offset: vec4f) -> mat4x4f {
   );
 }
 
-// --- dot: codes of a of 8 bits, two's complement, four in a word ---------------------------------------------------------
+// --- dot, dot-subgroup: codes of a of 8 bits, two's complement, four in a word ---------------------------------------------------------
 
 /** Values that are scaled at once: 16, or 4 where scales or offsets are of fewer values than 16. */
 const PIECE = 16u;
@@ -103,12 +104,42 @@ const A_OFFSET = false;
 
 /** 16 codes from k on, a multiple of 16; what lies beyond the row is 0. */
 fn a_bytes(m: u32, k: u32) -> vec4u { return a_codes[(m * K + k) / 16u]; }
+/** The scale at value k. */
+fn a_scale(m: u32, k: u32) -> f32 { return a_scales[(m * K + k) / 32u]; }
 
 /** What a piece at k adds: the sums of the products of its codes, and the sums of either side's codes alone. */
 fn scaled(products: vec4i, a_sum: i32, w_sums: vec4i, m: u32, n: u32, k: u32) -> vec4<Acc> {
   let codes = vec4f(products) * w_scale4(n, k) + f32(a_sum) * w_offset4(n, k);
-  return codes * a_scales[(m * K + k) / 32u];
+  return codes * a_scale(m, k);
 }
+
+// --- sums: codes of w as dot-subgroup multiplies them, and 16 products of each of four rows summed ------------------------
+
+/** Values with the same scale and offset, a multiple of 16. */
+const W_GROUP = 32u;
+
+/** Sums of four rows: one in each word, or two in the halves of one where they fit. Here: one. */
+alias Sums = vec4i;
+/** What a code of a is multiplied by for the sums of four rows: four values of k, and 16 of them. */
+struct Four { k0: Sums, k1: Sums, k2: Sums, k3: Sums }
+struct Factors { q0: Four, q1: Four, q2: Four, q3: Four }
+
+/** Values 16 * part and on of the units. */
+fn w_factors(units: Units, part: u32) -> Factors {
+  let codes = w_codes(units, part);
+  return Factors(w_four(codes.k0), w_four(codes.k1), w_four(codes.k2), w_four(codes.k3));
+}
+
+fn w_four(words: vec4u) -> Four {
+  let codes = bitcast<vec4i>(words);
+  return Four(extractBits(codes, 0u, 8u), extractBits(codes, 8u, 8u), extractBits(codes, 16u, 8u), extractBits(codes, 24u, 8u));
+}
+
+/** What sums begin with: factors may differ from codes by a constant, which is multiplied by the sum of the codes of a. */
+fn w_seed(a_sum: i32) -> i32 { return 0i; }
+
+/** The sums of the four rows. */
+fn w_apart(sums: Sums) -> vec4i { return sums; }
 
 // --- lookup: weights as bit planes; value = scale * (sum of 2^p * (2 bit_p - 1)) + offset -----------------------------
 

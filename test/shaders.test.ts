@@ -15,6 +15,7 @@ const ENTRIES = {
   gemm: "gemm",
   "gemm-subgroup": "gemm_subgroup",
   dot: "dot_product",
+  "dot-subgroup": "dot_subgroup",
   lookup: "lookup",
   "lookup-subgroup": "lookup_subgroup",
 };

@@ -4,7 +4,16 @@
 // Not here: the prelude of a type (ladder/emit/side-wgsl.ts), buffers and their order of use (backend.ts).
 
 import { type IntegerOperand, integerOperand } from "../ladder/emit/packing.ts";
-import { bestBody, bodyOf, dotPiece, scaledText, type WeightSide, weightSide } from "../ladder/emit/side-wgsl.ts";
+import {
+  bestBody,
+  type Body,
+  bodyOf,
+  dotPiece,
+  type Machine,
+  scaledText,
+  type WeightSide,
+  weightSide,
+} from "../ladder/emit/side-wgsl.ts";
 import type { Type } from "../ladder/type.ts";
 import type { Attention, Rope } from "../ops.ts";
 import type { Binding, KernelText } from "./device.ts";
@@ -78,6 +87,8 @@ export interface Output {
 const LANES = 64;
 /** Workgroups along one dimension that every implementation takes (WebGPU, maxComputeWorkgroupsPerDimension). */
 const MAX_WORKGROUPS = 65_535;
+/** Rows for which a tile of half the size is worth a kernel of its own. */
+const FEW_ROWS = 4;
 /** More than any step has. */
 const ANY_ROWS = 2 ** 31;
 
@@ -85,11 +96,11 @@ const STEP = "struct Step { rows: u32, wanted: u32 }\n@group(0) @binding(0) var<
 
 export class Kernels {
   readonly #bodies: Bodies;
-  readonly #adapter: Adapter;
+  readonly #adapter: Machine;
   readonly #choose: ChooseMethods;
 
   /** @param choose the methods for a matrix, where they can be had; null for those that are usually fastest */
-  constructor(bodies: Bodies, adapter: Adapter, choose: ChooseMethods) {
+  constructor(bodies: Bodies, adapter: Machine, choose: ChooseMethods) {
     this.#bodies = bodies;
     this.#adapter = adapter;
     this.#choose = choose;
@@ -127,14 +138,13 @@ export class Kernels {
   #methodsOf(operand: IntegerOperand, wanted: Methods | null): Methods | null {
     const can = {
       dot: (operand.group ?? ACTIVATION_GROUP) % ACTIVATION_GROUP === 0,
-      decode: bestBody("decode", 1, operand, this.#adapter.subgroup) !== null,
+      decode: bestBody("decode", 1, operand, this.#adapter) !== null,
       lookup: false,
     };
     if (!can.dot && !can.decode) return null;
-    const usual = this.#adapter.software ? USUAL.software : USUAL.hardware;
-    const pick = (rows: keyof Methods): Method =>
-      [wanted?.[rows], usual[rows]].find((method) => method !== undefined && can[method]) ??
-      (can.dot ? "dot" : "decode");
+    // Of packed codes products of integers are usually fastest, on machines of all kinds.
+    const usual = can.dot ? "dot" : "decode";
+    const pick = (rows: keyof Methods): Method => (wanted !== null && can[wanted[rows]] ? wanted[rows] : usual);
     return { one: pick("one"), more: pick("more") };
   }
 
@@ -164,16 +174,17 @@ ${this.body("embed")}`;
   }
 
   /**
-   * Products with a form's matrices, for one row and for more: step, the form's buffers, the input, and of each piece its
-   * out, bias and what is added.
+   * Products with a form's matrices, for one row, for few and for more: step, the form's buffers, the input, and of each
+   * piece its out, bias and what is added.
    */
   linear(form: WeightForm, total: number, outputs: readonly Output[], selected: boolean): readonly ProductKernel[] {
     const { k, operand, type, methods } = form;
     const shape = { n: total, k };
+    const piece = operand === null ? 0 : dotPiece(k, ACTIVATIONS, operand);
+    const bodyFor = (method: Method, rows: number): Body =>
+      bodyOf(bestBody(method, rows, operand, this.#adapter) ?? "gemv", rows, shape, operand, piece);
     const make = (method: Method, rows: readonly [number, number]): ProductKernel => {
-      const piece = method === "dot" && operand !== null ? dotPiece(k, ACTIVATIONS, operand) : 0;
-      const best = bestBody(method, rows[1], operand, this.#adapter.subgroup) ?? "gemv";
-      const body = bodyOf(best, rows[1], shape, operand, piece);
+      const body = bodyFor(method, rows[1]);
       const side = form.side(total, 1);
       const uses: Binding["use"][] = ["uniform", ...side.buffers.map(() => "read" as const)];
       const lines: string[] = [];
@@ -231,7 +242,10 @@ ${this.body(body.file)}`;
         input: method === "dot" ? "codes" : "floats",
       };
     };
-    return [make(methods.one, [1, 1]), make(methods.more, [2, ANY_ROWS])];
+    const one = make(methods.one, [1, 1]);
+    // Where a tile takes as long with few rows as with all, few have smaller ones.
+    if (!bodyFor(methods.more, ANY_ROWS).isWhole) return [one, make(methods.more, [2, ANY_ROWS])];
+    return [one, make(methods.more, [2, FEW_ROWS]), make(methods.more, [FEW_ROWS + 1, ANY_ROWS])];
   }
 
   /** Step, input, the norm's weights or what is gated, floats, codes, scales. */
@@ -288,19 +302,6 @@ ${this.body(body.file)}`;
     return { text: { label: file, code: this.body(file), entry, bindings, constants }, grid };
   }
 }
-
-/** As much of an adapter as the choice of kernels depends on. */
-export interface Adapter {
-  readonly software: boolean;
-  /** Lanes that a subgroup has at least; 0 where there are none. */
-  readonly subgroup: number;
-}
-
-/** What is fastest for packed codes where nothing was measured. */
-const USUAL = {
-  software: { one: "decode", more: "decode" },
-  hardware: { one: "dot", more: "dot" },
-} as const;
 
 /** Products are summed in f32. */
 const F32 = { kind: "float" } as const;

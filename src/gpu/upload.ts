@@ -57,8 +57,8 @@ interface Tables {
 export class Uploader {
   readonly #gpu: Gpu;
   readonly #pipeline: GPUComputePipeline;
-  /** By the codes of an operand, which all packings of it share. */
-  readonly #tables = new Map<Packing["codes"], Tables>();
+  /** By the codes of an operand, and by where kernels find them: matrices of one type may lie in several ways. */
+  readonly #tables = new Map<Packing["codes"], Map<string, Tables>>();
   #bytes: GPUBuffer | null = null;
 
   private constructor(gpu: Gpu, pipeline: GPUComputePipeline) {
@@ -190,22 +190,26 @@ export class Uploader {
   }
 
   async #tablesOf(packing: Packing): Promise<Tables> {
-    const known = this.#tables.get(packing.codes);
+    const { codes, unit_bytes, unit_values, parts } = packing;
+    const way = JSON.stringify([unit_bytes, unit_values, parts]);
+    let ways = this.#tables.get(codes);
+    if (ways === undefined) this.#tables.set(codes, (ways = new Map<string, Tables>()));
+    const known = ways.get(way);
     if (known !== undefined) return known;
     const [pieces, places] = [piecesOf(packing), placesOf(packing)];
-    const map = (packing.codes.map ?? []).map((x) => x | 0);
+    const map = (codes.map ?? []).map((x) => x | 0);
     const words = Uint32Array.from([...pieces.list, ...map, ...places.list], (word) => word >>> 0);
     const buffer = await this.#gpu.buffer("tables of a packing", words.byteLength, USAGE.storage | USAGE.copyDst);
     this.#gpu.device.queue.writeBuffer(buffer, 0, words);
     const at = { map: pieces.list.length, places: pieces.list.length + map.length };
     const made = { buffer, ...at, mostPieces: pieces.most, mostPlaces: places.most };
-    this.#tables.set(packing.codes, made);
+    ways.set(way, made);
     return made;
   }
 
   /** Frees what uploading alone needs. */
   close(): void {
-    for (const { buffer } of this.#tables.values()) this.#gpu.free(buffer);
+    for (const ways of this.#tables.values()) for (const { buffer } of ways.values()) this.#gpu.free(buffer);
     this.#tables.clear();
     if (this.#bytes !== null) this.#gpu.free(this.#bytes);
     this.#bytes = null;

@@ -15,6 +15,7 @@ import {
   weightSide,
   type WeightSide,
 } from "../../src/ladder/emit/side-wgsl.ts";
+import type { Method } from "../../src/ladder/emit/kernel.ts";
 import type { Type } from "../../src/ladder/type.ts";
 import { lavapipe } from "../gpu.ts";
 import { testWith } from "../oracle/oracle.ts";
@@ -48,6 +49,17 @@ const CASES: readonly Case[] = [
     n: 130 + w,
     k: 512,
   })),
+  // The same where two rows share a word (codes of up to 15) and where not; with one row of a, with tiles that are full
+  // and not, and rows of w that are no whole groups of four.
+  ...["Q1_0", "TQ2_0", "Q3_K", "Q4_0", "Q5_1", "Q6_K", "Q8_0", "IQ4_NL", "Q4_K", "MXFP4", "NVFP4"].map((weight, w) => ({
+    body: "dot-subgroup" as const,
+    weight,
+    m: 1 + w,
+    n: 131 - 3 * w,
+    k: 512,
+  })),
+  { body: "dot-subgroup", weight: "Whole", m: 17, n: 9, k: 1008 },
+  { body: "dot-subgroup", weight: "Q4_0", m: 2, n: 300, k: 32 },
   // Rows that end within a unit, a subgroup's values and a word of a plane.
   { body: "gemm-subgroup", weight: "Whole", m: 17, n: 9, k: 1000 },
   { body: "dot", weight: "Whole", m: 17, n: 9, k: 1008 },
@@ -79,7 +91,7 @@ function operandsOf({ body, weight, m, n, k }: Case, seed: number): Operands {
   const codes = Int8Array.from({ length: m * k }, () => Math.floor(next() * 255) - 127);
   const scales = Float32Array.from({ length: m * Math.ceil(k / GROUP) }, () => 2 ** -7 * (next() + 0.5));
   const values = Float64Array.from(codes, (code, at) =>
-    body === "dot" ? code * scales[Math.floor(at / GROUP)]! : Math.fround(code * 0.37),
+    body.startsWith("dot") ? code * scales[Math.floor(at / GROUP)]! : Math.fround(code * 0.37),
   );
   return { type, operand, side, bytes: operandOf(type, (n * k) / type.blockSize, next), codes, scales, values };
 }
@@ -89,7 +101,7 @@ function moduleOf({ body: name, m, n, k }: Case, { operand, side }: Operands): {
   const piece = dotPiece(k, { group: GROUP, offset: [] }, operand);
   const body = bodyOf(name, m, { n, k }, operand, piece);
   const consts = Object.entries({ N: n, K: k, ...body.constants });
-  const given = name === "dot" ? "bytes" : "floats";
+  const given = name.startsWith("dot") ? "bytes" : "floats";
   const activations = {
     bytes: `@group(0) @binding(0) var<storage, read> a_codes: array<vec4u>;
 @group(0) @binding(1) var<storage, read> a_scales: array<f32>;
@@ -221,6 +233,40 @@ describe("on lavapipe", () => {
   }
 });
 
+/** Blocks of 32 values with a scale of 1: its bytes, those of the codes, and the bytes of the codes of either end. */
+const EXTREMES = {
+  // -8 and 7, two rows to a word.
+  Q4_0: { scale: [0x00, 0x3c], codes: 16, ends: [0x00, 0xff] },
+  // -6 and 6, as integers -12 and 12, and two rows to a word though each has a byte.
+  MXFP4: { scale: [0x7f], codes: 16, ends: [0xff, 0x77] },
+  // -128 and 127, a word for each row.
+  Q8_0: { scale: [0x00, 0x3c], codes: 32, ends: [0x80, 0x7f] },
+};
+for (const [weight, { scale, codes: count, ends }] of Object.entries(EXTREMES)) {
+  testWith(device, `dot-subgroup: the largest products of ${weight} fit their sums, to the bit`, async (gpu) => {
+    const [m, n, k] = [5, 12, 64];
+    const one: Case = { body: "dot-subgroup", weight, m, n, k };
+    const next = uniform(SEED);
+    const end = <T>([low, high]: readonly T[]): T => (next() < 0.5 ? low! : high!);
+    const blocks = Array.from({ length: (n * k) / 32 }, () => {
+      const byte = end(ends);
+      return [...scale, ...Array.from({ length: count }, () => byte)];
+    });
+    const given = operandsOf(one, SEED);
+    const bytes = Uint8Array.from(blocks.flat());
+    const groups = Array.from({ length: (m * k) / GROUP }, () => end([-128, 127]));
+    const codes = Int8Array.from({ length: m * k }, (_, at) => groups[Math.floor(at / GROUP)]!);
+    const operands = { ...given, bytes, codes, scales: new Float32Array(given.scales.length).fill(1) };
+    const got = await run(gpu, one, operands);
+    const w = new Float64Array(n * k);
+    decode(given.type, bytes, w);
+    const sum = (i: number, j: number): number =>
+      w.subarray(j * k, (j + 1) * k).reduce((total, x, l) => total + x * codes[i * k + l]!, 0);
+    const want = Array.from({ length: m * n }, (_, at) => sum(Math.floor(at / n), at % n));
+    expect([...got], `seed ${SEED}`).toEqual(want);
+  });
+}
+
 test("the text of weights is the same for all numbers of rows, and their buffers have whole tiles of 32", () => {
   const type = program.types.get("Q4_0")!;
   const operand = integerOperand(type, "bytes") as IntegerOperand;
@@ -242,14 +288,22 @@ test("the best body needs no more of a device than it has", () => {
   const operand = (weight: string, form: "bytes" | "planes"): IntegerOperand =>
     integerOperand(program.types.get(weight)!, form) as IntegerOperand;
   const bytes = operand("Q4_0", "bytes");
-  expect([0, 4, 8].map((size) => bestBody("decode", 1, bytes, size))).toEqual([null, "gemm-subgroup", "gemm-subgroup"]);
-  expect([1, 8, 9].map((rows) => bestBody("decode", rows, null, 32))).toEqual(["gemv", "gemv", "gemm"]);
-  expect(bestBody("dot", 128, bytes, 32)).toBe("dot");
-  const planes = operand("Q4_0", "planes");
-  expect([0, 4, 8, 32].map((size) => bestBody("lookup", 1, planes, size))).toEqual([
-    "lookup",
-    "lookup",
-    "lookup-subgroup",
-    "lookup-subgroup",
+  const best = (method: Method["kind"], of: IntegerOperand | null, software: boolean): readonly (BodyName | null)[] =>
+    [0, 4, 8, 32].map((subgroup) => bestBody(method, 1, of, { software, subgroup }));
+  for (const software of [false, true]) {
+    expect(best("decode", bytes, software)).toEqual([null, "gemm-subgroup", "gemm-subgroup", "gemm-subgroup"]);
+    expect(best("lookup", operand("Q4_0", "planes"), software)).toEqual([
+      "lookup",
+      "lookup",
+      "lookup-subgroup",
+      "lookup-subgroup",
+    ]);
+  }
+  expect(best("dot", bytes, false)).toEqual(["dot", "dot", "dot", "dot"]);
+  expect(best("dot", bytes, true)).toEqual(["dot", "dot-subgroup", "dot-subgroup", "dot-subgroup"]);
+  expect([1, 8, 9].map((rows) => bestBody("decode", rows, null, { software: false, subgroup: 32 }))).toEqual([
+    "gemv",
+    "gemv",
+    "gemm",
   ]);
 });

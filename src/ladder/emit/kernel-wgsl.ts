@@ -21,6 +21,8 @@ import type { Element } from "../type.ts";
 /** Workgroups along one dimension that every implementation takes (WebGPU, maxComputeWorkgroupsPerDimension). */
 const MAX_WORKGROUPS = 65535;
 const WORD = 4;
+/** A module is for any device: one that has no subgroups too. */
+const ANY_MACHINE = { software: false, subgroup: 0 } as const;
 /** Activations are few: each code has a byte. */
 const BYTES = { stride: 16, dense: false, tileRows: 1 } as const;
 
@@ -35,8 +37,7 @@ export function wgslKernel(
   const { m, n, k, a, w, method, accumulate, out } = product;
   const operand = method.kind === "decode" ? null : method.w;
   const piece = method.kind === "dot" ? dotPiece(k, method.a, method.w) : 0;
-  // A module is for any device: one that has no subgroups too.
-  const name: BodyName = bestBody(method.kind, m, operand, 0) ?? "gemv";
+  const name: BodyName = bestBody(method.kind, m, operand, ANY_MACHINE) ?? "gemv";
   const body = bodyOf(name, m, { n, k }, operand, piece);
   const buffers: KernelBuffer[] = [];
   const exceptions: string[] = [];

@@ -49,7 +49,7 @@ export interface WeightSide {
  * @param type of the weights; of a tensor it is the whole matrix as one block
  * @param rows of w that the buffers have
  * @param k values of a row; of packed codes a multiple of 4
- * @param operand the weights as integers, of form bytes for `dot` and `gemm-subgroup`, of form planes for lookups; null
+ * @param operand the weights as integers, of form bytes for the dots and `gemm-subgroup`, of form planes for lookups; null
  *   for bytes as the file has them, which `gemv` and `gemm` decode
  * @param place the group of the buffers and the binding of the first, the others being the next
  */
@@ -108,6 +108,8 @@ export function weightSide(
 }`,
       codesFunction(packing, operand),
       valuesFunction(packing, operand),
+      `const W_GROUP = ${group_values === null ? "K" : `${group_values}u`};`,
+      factorsText(packing, operand),
     );
   }
   return { kind: "side", text: lines.join("\n"), buffers, packing, exceptions: [] };
@@ -147,7 +149,7 @@ export function decodedSide(
 
 // --- bodies ---------------------------------------------------------------------------------------------------------
 
-export type BodyName = "gemv" | "gemm" | "gemm-subgroup" | "dot" | "lookup" | "lookup-subgroup";
+export type BodyName = "gemv" | "gemm" | "gemm-subgroup" | "dot" | "dot-subgroup" | "lookup" | "lookup-subgroup";
 
 /** A file of shaders/, and how it is put into a module and dispatched. */
 export interface Body {
@@ -162,13 +164,15 @@ export interface Body {
   readonly workgroup: readonly [number, number, number];
   /** Outputs of one workgroup: so many of them are dispatched along n, in x and y, and along m, in z. */
   readonly tile: { readonly m: number; readonly n: number };
+  /** Whether a tile takes as long with fewer rows of a as with all. */
+  readonly isWhole: boolean;
   /** Additions that one product's term may go through on its way to the output. */
   readonly additions: number;
 }
 
 /**
  * A body for products with up to `rows` rows of a at once; more are done by more workgroups.
- * Of packed bytes `dot` takes codes of a and `gemm-subgroup` numbers.
+ * Of packed bytes `dot` and `dot-subgroup` take codes of a and `gemm-subgroup` numbers.
  * @param operand of the weights; null for gemv and gemm
  * @param piece of dot: as dotPiece has it
  */
@@ -179,7 +183,7 @@ export function bodyOf(
   operand: IntegerOperand | null,
   piece = 0,
 ): Body {
-  const plain = { file: name, features: [], subgroup: 1, constants: {} } as const;
+  const plain = { file: name, features: [], subgroup: 1, constants: {}, isWhole: false } as const;
   const lanes = { workgroup: [32, 1, 1], tile: { m: 1, n: 128 } } as const;
   const bits = operand?.bits ?? 0;
   switch (name) {
@@ -211,6 +215,23 @@ export function bodyOf(
         subgroup: 4,
         constants,
         tile: { m, n: 128 },
+        isWhole: true,
+        additions,
+      };
+    }
+    case "dot-subgroup": {
+      const m = Math.min(rows, 8);
+      // One for each 16 values, and one between a piece and its offset.
+      const additions = 1 + Math.ceil(k / 16);
+      return {
+        ...plain,
+        ...lanes,
+        entry: "dot_subgroup",
+        features: ["subgroups"],
+        subgroup: 4,
+        constants: { M_TILE: m },
+        tile: { m, n: 128 },
+        isWhole: true,
         additions,
       };
     }
@@ -252,23 +273,31 @@ export function bodyOf(
   }
 }
 
+/** As much of a device as the choice of a body depends on. */
+export interface Machine {
+  /** Whether it is a program: then loads are dear, shuffles are not, and bytes are multiplied one by one. */
+  readonly software: boolean;
+  /** The least number of lanes of a subgroup; 0 where there are none. */
+  readonly subgroup: number;
+}
+
 /**
  * The body that is fastest for a method on a device, of those that it can run: `decode` takes numbers of a, and of packed
- * weights (an operand) there is a body for subgroups alone; null where there is none.
- * @param subgroup the least number of lanes of the device's subgroups; 0 where it has not the feature
+ * weights (an operand) there is a body for subgroups alone; null where there is none. Of `dot` it is for activations with
+ * scales of 16 values or more.
  */
 export function bestBody(
   method: Method["kind"],
   rows: number,
   operand: IntegerOperand | null,
-  subgroup: number,
+  { software, subgroup }: Machine,
 ): BodyName | null {
   switch (method) {
     case "decode":
       if (operand !== null) return subgroup >= 4 ? "gemm-subgroup" : null;
       return rows <= FEW_ROWS ? "gemv" : "gemm";
     case "dot":
-      return "dot";
+      return software && subgroup >= 4 && (operand?.group ?? 16) % 16 === 0 ? "dot-subgroup" : "dot";
     case "lookup":
       return operand !== null && segmentOf(operand) >= 16 && subgroup >= 8 ? "lookup-subgroup" : "lookup";
   }
@@ -385,6 +414,55 @@ fn w_values(units: Units, n: u32, k: u32) -> Values {
   return Values(${each.map((text) => `\n    ${text}`).join(",")},
   );
 }`;
+}
+
+/** Products of 16 codes of eight bits, of which the largest size is 128. */
+const PIECE_SIZE = 16 * 128;
+
+/**
+ * Codes as factors, u: q = step * u + zero. Where 16 products of q fit 16 bits with a sign, two rows share a word:
+ * sums are low + 2^16 * high modulo 2^32, and from low being lifted by 2^15, so that it is no less than 0, high is what is
+ * left of it. What zero adds is in the seed.
+ */
+function factorsText({ width }: Packing, { step, least, most }: IntegerOperand): string {
+  const isPaired = Math.max(-least, most) * PIECE_SIZE < 2 ** 15;
+  const lanes = isPaired ? 2 : 4;
+  // A whole byte holds q, and its top bit turned makes that q + 128; less than a byte holds what is above the least.
+  const zero = width < 8 ? least : isPaired ? -128 : 0;
+  const doubled = width < 8 && step === 2 ? " << vec" + lanes + "u(1u)" : "";
+  const factors = (body: string): string => `fn w_factors(units: Units, part: u32) -> Factors {
+  return Factors(${MEMBERS.map((member) => `w_four(${rowsOf(member)}, part)`).join(", ")});
+}
+struct Four { k0: Sums, k1: Sums, k2: Sums, k3: Sums }
+struct Factors { q0: Four, q1: Four, q2: Four, q3: Four }
+${body}`;
+  if (isPaired) {
+    const mask = `vec2u(${hex((2 ** width - 1) * 0x10001)})`;
+    const each = (words: string, bit: number): string => `Sums(((${words} >> vec2u(${bit}u)) & ${mask})${doubled})`;
+    return `alias Sums = vec2i;
+${factors(`fn w_four(rows: vec4u, part: u32) -> Four {
+  let words = (rows${width === 8 ? " ^ vec4u(0x80808080u)" : ""}) >> vec4u(${width}u * part);
+  let low = (words.xz & vec2u(0xffffu)) | (words.yw << vec2u(16u));
+  let high = (words.xz >> vec2u(16u)) | (words.yw & vec2u(0xffff0000u));
+  return Four(${each("low", 0)}, ${each("low", 8)}, ${each("high", 0)}, ${each("high", 8)});
+}`)}
+fn w_seed(a_sum: i32) -> i32 { return a_sum * ${zero * 0x10001} + 0x8000; }
+fn w_apart(sums: Sums) -> vec4i {
+  let low = (sums & vec2i(0xffff)) - vec2i(0x8000);
+  let high = sums >> vec2u(16u);
+  return vec4i(low.x, high.x, low.y, high.y);
+}`;
+  }
+  const column = (j: number): string =>
+    width === 8
+      ? `extractBits(bitcast<vec4i>(words), ${8 * j}u, 8u)`
+      : `Sums(((words >> vec4u(${width}u * part + ${8 * j}u)) & vec4u(${2 ** width - 1}u))${doubled})`;
+  return `alias Sums = vec4i;
+${factors(`fn w_four(words: vec4u, part: u32) -> Four {
+  return Four(${[0, 1, 2, 3].map(column).join(", ")});
+}`)}
+fn w_seed(a_sum: i32) -> i32 { return a_sum * ${zero}; }
+fn w_apart(sums: Sums) -> vec4i { return sums; }`;
 }
 
 function hex(word: number): string {
