@@ -61,6 +61,8 @@ interface FloatTerm {
 type Scales =
   | { readonly kind: "half"; readonly scale: HalfTerm; readonly offset: HalfTerm | null }
   | { readonly kind: "two-level"; readonly scale: TwoLevelTerm; readonly offset: TwoLevelTerm | null }
+  /** The same where the integers of both are from 0 to 15, or from -15 to 0: they share a byte. */
+  | { readonly kind: "nibbles"; readonly scale: TwoLevelTerm; readonly offset: TwoLevelTerm }
   | { readonly kind: "float"; readonly scale: FloatTerm; readonly offset: FloatTerm | null };
 
 /** Bits of a code in memory. */
@@ -225,19 +227,28 @@ function scalesOf(
       else if (code !== -1 || numbers[other[0]!]!.stands.kind !== "integer") return null;
       else [code, multiplier] = [other[0]!, constant / factor];
     }
-    const ends = [addend, addend + multiplier * (code === -1 ? 0 : 2 ** numbers[code]!.codes.bits - 1)];
-    const fits = Math.min(...ends) >= -128 && Math.max(...ends) <= 127;
+    const fits = integersIn({ field, code, multiplier, addend }, -128, 127);
     // The f16 is one for the whole block, or there would be nothing to share.
     const isShared = field !== -1 && numbers[field]!.codes.runs.every((run) => run.step === 0);
     // Groups of 48, say, are kept as three of 16, which have their scales each.
     const isWhole = kernelGroup(groupSize) === groupSize && blockSize % CHUNK === 0;
     return fits && isShared && isWhole && groupSize < blockSize ? { field, code, multiplier, addend } : null;
   };
+  /** Whether the integer of every group is from `low` to `high`. */
+  const integersIn = ({ code, multiplier, addend }: TwoLevelTerm, low: number, high: number): boolean => {
+    const last = addend + multiplier * (code === -1 ? 0 : 2 ** numbers[code]!.codes.bits - 1);
+    return Math.min(addend, last) >= low && Math.max(addend, last) <= high;
+  };
+  const isNibble = (term: TwoLevelTerm): boolean => integersIn(term, 0, 15) || integersIn(term, -15, 0);
   const [halves, levels] = [terms.map(half), terms.map(twoLevel)];
   if (halves.every((term) => term !== null))
     return { factor, scales: { kind: "half", scale: halves[0]!, offset: halves[1] ?? null } };
-  if (levels.every((term) => term !== null))
-    return { factor, scales: { kind: "two-level", scale: levels[0]!, offset: levels[1] ?? null } };
+  if (levels.every((term) => term !== null)) {
+    const [first, second] = levels;
+    if (second !== undefined && levels.every(isNibble))
+      return { factor, scales: { kind: "nibbles", scale: first!, offset: second } };
+    return { factor, scales: { kind: "two-level", scale: first!, offset: second ?? null } };
+  }
   const [first, second] = terms.map((products) => ({ products }));
   return { factor: 1, scales: { kind: "float", scale: first!, offset: second ?? null } };
 }
@@ -283,8 +294,10 @@ export function placedBytes(placement: Placement, { shape }: WeightTensor, use: 
   const { bits, blockSize, scales } = placement;
   const group = kernelGroup(placement.group);
   const terms = scales.offset === null ? 1 : 2;
-  const groups = scales.kind === "two-level" ? blockSize / group : Math.max(1, CHUNK / group); // of a block
-  const blockBytes = { half: 2 * groups, float: 4 * groups, "two-level": 2 + groups }[scales.kind] * terms;
+  const isShared = scales.kind === "two-level" || scales.kind === "nibbles";
+  const groups = isShared ? blockSize / group : Math.max(1, CHUNK / group); // of a block
+  const termBytes = { half: 2 * groups, float: 4 * groups, "two-level": 2 + groups, nibbles: 2 + groups / 2 };
+  const blockBytes = termBytes[scales.kind] * terms;
   const codeBytes = method === "ternary" ? FIVES / TERNARY_CHUNK : bits / 8;
   return rows * Math.ceil(k / (group * groups)) * (blockBytes + group * groups * codeBytes);
 }

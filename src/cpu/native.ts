@@ -37,7 +37,7 @@ export interface BenchCase {
   readonly layout?: {
     readonly steps: readonly number[] | null;
     readonly table: readonly number[] | null;
-    readonly scales: "half" | "two-level" | "float";
+    readonly scales: "half" | "two-level" | "nibbles" | "float";
     /** Groups that share an f16 where there are two levels, else 1. */
     readonly blockGroups: number;
     /** Whether ternary kernels can run it. */

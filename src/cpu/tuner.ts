@@ -112,7 +112,7 @@ export function caseOf(tiles: Tiles, n: number, k: number): MatrixCase {
     steps: product.kind === "integer" ? product.steps : null,
     table: product.kind === "table" ? product.table : null,
     scales: scales.kind,
-    blockGroups: scales.kind === "two-level" ? blockSize / group : 1,
+    blockGroups: scales.kind === "two-level" || scales.kind === "nibbles" ? blockSize / group : 1,
     ternary: isTernary(tiles),
   };
   return { bits, group, n, k, offset: scales.offset !== null, layout };

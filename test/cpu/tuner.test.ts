@@ -65,7 +65,7 @@ test("what has three levels in whole groups of 64 is ternary, and nothing else",
 
 test("a choice has the name of everything that it depends on", () => {
   expect(caseName("avx2", caseOf(tilesOf("Q2_K", 64, 512), 64, 512))).toBe(
-    "avx2: 2 bits plain, groups of 16 two-level16+offset, 64 x 512",
+    "avx2: 2 bits plain, groups of 16 nibbles16+offset, 64 x 512",
   );
   expect(caseName("avx2", caseOf(tilesOf("IQ4_NL", 64, 512), 64, 512))).toBe(
     "avx2: 4 bits steps, groups of 32 half, 64 x 512",

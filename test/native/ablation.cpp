@@ -73,9 +73,9 @@ void averages(const Kernels& kernels, Random& random) {
         const uint8_t* block = tile.data() + c * kChunk / m.blockValues() * m.blockBytes();
         const uint32_t inBlock = c * kChunk % m.blockValues();
         uint8_t codes[kChunk];
-        takeChunk(m, block + m.headerBytes() + inBlock / kChunk * m.chunkBytes(), row, codes);
+        takeChunk(m, m.chunkAt(block, inBlock), row, codes);
         for (uint32_t f = 0; f < 8; f += n) {
-          const double scale = m.scaleOf(block, (inBlock + 4 * f) / m.group, row);
+          const double scale = m.termsOf(block, (inBlock + 4 * f) / m.group, row).scale;
           for (uint32_t p = 0; p < m.bits; p++) {
             int found[8];
             for (uint32_t i = 0; i < n; i++) {
@@ -87,7 +87,7 @@ void averages(const Kernels& kernels, Random& random) {
           }
         }
         for (uint32_t half = 0; half < 2; half++) {
-          const double scale = m.scaleOf(block, (inBlock + 16 * half) / m.group, row);
+          const double scale = m.termsOf(block, (inBlock + 16 * half) / m.group, row).scale;
           want += scale * (((1u << m.bits) - 1) / 2.0 - m.zero) * *tables.sumOf(2 * c + half);
         }
       }

@@ -63,13 +63,13 @@ Matrix randomTile(Random& random, const Form& form) {
   m.layout = form.layout;
   m.bits = form.bits;
   m.group = form.small ? 16 : m.chunkValues() * random.whole(1, 4);
-  m.scales = Scales(random.whole(0, 2));
-  const uint32_t shared = m.scales == Scales::TwoLevel ? random.whole(1, 4) : 1;  // blocks are of 32 values
+  m.scales = Scales(random.whole(0, 3));
+  const uint32_t shared = m.twoLevels() ? random.whole(1, 4) : 1;  // blocks are of 32 values
   m.blockGroups = m.group == 16 ? 2 * shared : shared;
   m.k = m.blockValues() * random.whole(1, 4);
-  if (m.group == 16 && m.scales != Scales::TwoLevel && random.coin()) m.k -= 16;
+  if (m.group == 16 && !m.twoLevels() && random.coin()) m.k -= 16;
   m.ahead = 1024 * random.whole(0, 4);
-  m.hasOffset = random.coin();
+  m.hasOffset = m.scales == Scales::Nibbles || random.coin();
   m.factor = std::ldexp(1.0f, int(random.whole(0, 8)) - 4);
   if (form.family == Family::Tables) {
     std::vector<float> levels = random.normals(size_t(1) << m.bits);
@@ -86,7 +86,6 @@ Matrix randomTile(Random& random, const Form& form) {
     m.stepped = form.stepped;
     for (uint8_t& step : m.steps) step = uint8_t(random.bits());
   }
-  m.turns = 1;
   return m;
 }
 
@@ -95,7 +94,8 @@ Matrix randomTile(Random& random, const Form& form) {
 uint8_t randomByte(const Matrix& m, size_t i, Random& random, bool extreme) {
   const uint32_t bits = random.bits();
   if (m.layout != Layout::Ternary) return uint8_t(extreme ? 0xff : bits);
-  const bool isLast = (i % m.blockBytes() - m.headerBytes()) / kTileRows % kFives == kFives - 1;
+  const size_t inSpan = (i % m.blockBytes() - m.firstSpan()) % m.spanBytes();
+  const bool isLast = (inSpan - m.headerBytes()) / kTileRows % kFives == kFives - 1;
   const uint32_t most = isLast ? 40 : 121;  // the last number has four digits
   const uint32_t number = extreme ? most : (bits & 0xff) % (most + 1);
   return uint8_t(number ? number | (bits >> 8 & 0x80) : 0);
@@ -105,8 +105,8 @@ void fillTile(const Matrix& m, uint8_t* tile, Random& random, bool extreme) {
   for (size_t i = 0; i < m.tileBytes(); i++) tile[i] = randomByte(m, i, random, extreme);
   for (uint8_t* block = tile; block < tile + m.tileBytes(); block += m.blockBytes())
     for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
-      for (uint32_t r = 0; r < m.partRows() * (m.scales == Scales::TwoLevel ? 1 : m.blockGroups); r++) {
-        uint8_t* at = block + term * m.termBytes();
+      for (uint32_t r = 0; r < m.partRows() * (m.twoLevels() ? 1 : m.blockGroups); r++) {
+        uint8_t* at = block + term * (m.twoLevels() ? m.sharedBytes() : m.termBytes());
         const uint16_t half = random.half();
         const float value = halfToFloat(half);
         if (m.scales == Scales::Float) {
@@ -137,16 +137,11 @@ Product64 product64(const Matrix& m, const uint8_t* tile, uint32_t row,
   uint8_t codes[kTernaryChunk];
   for (uint32_t k0 = 0; k0 < m.k; k0 += m.blockValues(), block += m.blockBytes())
     for (uint32_t i = 0; i < m.blockValues() && k0 + i < m.k; i += 16) {
-      if (i % chunk == 0) takeChunk(m, block + m.headerBytes() + i / chunk * m.chunkBytes(), lane, codes);
+      if (i % chunk == 0) takeChunk(m, m.chunkAt(block, i), lane, codes);
       const Sixteen s = sixteen(k0 + i, codes + i % chunk);
-      const double scale = m.scaleOf(block, i / m.group, lane);
-      total.value += scale * s.products;
-      total.size += std::fabs(scale) * s.size;
-      if (m.hasOffset) {
-        const double offset = m.scaleOf(block + m.termBytes(), i / m.group, lane);
-        total.value += offset * s.ones;
-        total.size += std::fabs(offset) * s.onesSize;
-      }
+      const auto [scale, offset] = m.termsOf(block, i / m.group, lane);
+      total.value += double(scale) * s.products + double(offset) * s.ones;
+      total.size += std::fabs(scale) * s.size + std::fabs(offset) * s.onesSize;
     }
   return {total.value * m.factor, total.size * m.factor};
 }
@@ -268,7 +263,6 @@ void exactTile(const Kernels& kernels, Random& random, const Form& form, uint32_
   m.k = m.blockValues() * (1 + 128 / m.blockValues());
   m.zero = std::floor(m.zero);
   m.factor = 1;
-  m.turns = 1;
   const Exact tile(m.tileBytes());
   fillTile(m, tile.data(), random, pass == 1);
   for (uint8_t* block = tile.data(); block < tile.data() + m.tileBytes(); block += m.blockBytes())
@@ -307,9 +301,8 @@ void exactTile(const Kernels& kernels, Random& random, const Form& form, uint32_
         named(kernels, nameOf(m.layout)) + " of integers equals the scalar kernel");
 }
 
-/// Products of several tiles of a matrix whose rows are longer than a stretch, beside another that lies in turn with
-/// it. All are of small integers, so that every sum is exact: what comes must be the products of rows as they are
-/// gathered.
+/// Products of several tiles of a matrix whose rows are longer than a stretch. All are of small integers, so that every
+/// sum is exact: what comes must be the products of rows as they are gathered.
 void products(const Kernels& kernels, Random& random, const Form& form) {
   Matrix m = randomTile(random, form);
   m.scales = Scales::Half;
@@ -318,9 +311,7 @@ void products(const Kernels& kernels, Random& random, const Form& form) {
   m.k = m.blockValues() * random.whole(1, 3 * kStretchValues / m.blockValues());
   m.zero = 1;
   m.factor = 1;
-  m.turns = random.whole(1, 2);
-  m.turn = m.turns - 1;
-  const Exact data(m.bytes() * m.turns);
+  const Exact data(m.bytes());
   for (size_t i = 0; i < data.size(); i++) data.data()[i] = randomByte(m, i, random, false);
   for (uint8_t* block = data.data(); block < data.data() + data.size(); block += m.blockBytes())
     for (uint32_t i = 0; i < m.headerBytes() / 2; i++) {

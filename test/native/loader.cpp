@@ -120,10 +120,13 @@ Term randomTerm(Random& random, Tiling& type, uint32_t groups, uint32_t& byte) {
       term.field = int32_t(add(floatNumber(FloatFormat::F16, groups, false, byte)));
       break;
     case Scales::TwoLevel:
+    case Scales::Nibbles:
       term.field = int32_t(add(floatNumber(FloatFormat::F16, groups, true, byte)));
       if (random.coin()) term.code = int32_t(add(small()));
       term.multiplier = random.coin() ? 1 : -1;
-      term.addend = int32_t(random.whole(0, 64)) - 32;
+      term.addend = type.scales == Scales::TwoLevel ? int32_t(random.whole(0, 64)) - 32
+                    : term.code < 0                 ? int32_t(random.whole(0, 15)) * term.multiplier
+                                                    : 0;
       break;
     case Scales::Float: {
       const uint32_t scale =
@@ -146,10 +149,10 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
   type.blockSize = blockSize;
   type.group = 16;
   while (random.coin() && blockSize % (2 * type.group) == 0) type.group *= 2;
-  type.scales = Scales(random.whole(0, 2));
+  type.scales = Scales(random.whole(0, 3));
   // Two levels are kept for whole chunks alone.
   const bool whole = blockSize % kChunk == 0 && (type.group == 16 || type.group % kChunk == 0);
-  if (type.scales == Scales::TwoLevel && !whole) type.scales = Scales::Float;
+  if (type.scales >= Scales::TwoLevel && !whole) type.scales = Scales::Float;
   type.integers = random.coin();
   type.factor = std::ldexp(1.0f, int(random.whole(0, 4)) - 2);
   uint32_t byte = random.whole(0, 3);
@@ -182,7 +185,7 @@ Source appendTiles(Random& random, uint32_t n, uint32_t k, uint32_t blockSize, s
   }
   const uint32_t groups = blockSize / type.group;
   type.scale = randomTerm(random, type, groups, byte);
-  if (random.coin()) type.offset = randomTerm(random, type, groups, byte);
+  if (type.scales == Scales::Nibbles || random.coin()) type.offset = randomTerm(random, type, groups, byte);
   type.blockBytes = byte + random.whole(0, 3);
 
   Source source{"tiles", -1, file.size(), n, k, false, FloatFormat::F32, type, Layout::Dot, 0};

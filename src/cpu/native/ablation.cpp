@@ -73,7 +73,6 @@ Matrix ablationMatrix(uint32_t bits, uint32_t group, uint32_t n, uint32_t k) {
   m.scales = Scales::Half;
   m.factor = 1;
   m.zero = float(1u << (bits - 1));
-  m.turns = 1;
   return m;
 }
 

@@ -35,7 +35,8 @@ AVX2 void stretchBy(const Matrix& m, const Stretch& stretch, const Activations& 
       }
       total += x.tableSums[2 * chunk] + x.tableSums[2 * chunk + 1];
     }
-    for (int e = 0; e < 8; e++) sum[e] = withTerms<kTileRows>(m, header, walk, 0, e, zero, total, products[e], sum[e]);
+    for (int e = 0; e < 8; e++)
+      sum[e] = withTerms<kTileRows>(m, walk, header, header, 0, e, zero, total, products[e], sum[e]);
   }
   for (int e = 0; e < 8; e++) _mm256_storeu_ps(out + 8 * e, sum[e]);
 }

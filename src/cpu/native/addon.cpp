@@ -122,6 +122,7 @@ Term termOf(const Napi::Object& o) {
 }
 
 Scales scalesOf(const std::string& kind) {
+  if (kind == "nibbles") return Scales::Nibbles;
   return kind == "half" ? Scales::Half : kind == "two-level" ? Scales::TwoLevel : Scales::Float;
 }
 

@@ -23,26 +23,30 @@ inline int32_t fourAt(const int8_t* codes) {
   return four;
 }
 
-/// The scales of eight rows from 8 * e on in group g of a block, whose scales (or offsets) begin at `term`, in a part
-/// of ROWS rows.
+/// The scales (or offsets) of eight rows from 8 * e on in group g of a span, in a part of ROWS rows.
 template <uint32_t ROWS>
-AVX2_INLINE __m256 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t e) {
-  if (m.scales == Scales::Float) return _mm256_loadu_ps(reinterpret_cast<const float*>(term) + g * ROWS + e * 8);
+AVX2_INLINE __m256 scalesAt(const Matrix& m, const TermsAt& terms, uint32_t g, uint32_t e) {
+  const uint32_t first = g * ROWS + e * 8;
+  if (m.scales == Scales::Float) return _mm256_loadu_ps(reinterpret_cast<const float*>(terms.own) + first);
   if (m.scales == Scales::Half)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(term + (g * ROWS + e * 8) * 2)));
-  const __m256 block = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(term + e * 16)));
-  const uint8_t* fine = term + ROWS * (2 + g) + e * 8;
-  const __m256i codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(fine)));
-  return _mm256_mul_ps(block, _mm256_cvtepi32_ps(codes));
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(terms.own + first * 2)));
+  const __m256 shared = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(terms.shared + e * 16)));
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(terms.own + first));
+  const __m256i integers =
+      m.scales == Scales::Nibbles
+          ? _mm256_and_si256(_mm256_srli_epi32(_mm256_cvtepu8_epi32(bytes), terms.shift), _mm256_set1_epi32(15))
+          : _mm256_cvtepi8_epi32(bytes);
+  return _mm256_mul_ps(shared, _mm256_cvtepi32_ps(integers));
 }
 
-/// sum + (product - zero * one) * scale + one * offset, for the eight rows and group that scalesAt names.
+/// sum + (product - zero * one) * scale + one * offset, for eight rows and a group as scalesAt has them.
 template <uint32_t ROWS>
-AVX2_INLINE __m256 withTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t g, uint32_t e,
-                             __m256 zero, float one, __m256 product, __m256 sum) {
+AVX2_INLINE __m256 withTerms(const Matrix& m, const Walk& walk, const uint8_t* header, const uint8_t* span, uint32_t g,
+                             uint32_t e, __m256 zero, float one, __m256 product, __m256 sum) {
   const __m256 ones = _mm256_set1_ps(one);
-  sum = _mm256_fmadd_ps(_mm256_fnmadd_ps(zero, ones, product), scalesAt<ROWS>(m, header, g, e), sum);
-  return walk.hasOffset ? _mm256_fmadd_ps(scalesAt<ROWS>(m, header + walk.term, g, e), ones, sum) : sum;
+  sum = _mm256_fmadd_ps(_mm256_fnmadd_ps(zero, ones, product), scalesAt<ROWS>(m, walk.scales(header, span), g, e), sum);
+  if (!walk.hasOffset) return sum;
+  return _mm256_fmadd_ps(scalesAt<ROWS>(m, walk.offsets(header, span), g, e), ones, sum);
 }
 
 void lookupTile256(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out);

@@ -22,24 +22,35 @@
 
 namespace lutra {
 
-/// The int8 of group g for register `r` of 16 rows in a block of two levels, as floats.
-template <uint32_t ROWS>
-AVX512_INLINE __m512 fineAt(const uint8_t* term, uint32_t g, uint32_t r) {
-  const uint8_t* fine = term + ROWS * (2 + g) + r * 16;
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(fine))));
-}
-
 AVX512_INLINE __m512 halvesAt(const uint8_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-/// The scales of register `r` of 16 rows in group g of a block, whose scales (or offsets) begin at `term`, in a part of
-/// ROWS rows.
+/// What the scales or offsets of groups are in memory.
+enum class Stored { Half, Float, Byte, LowerNibble, UpperNibble };
+
+/// Sixteen of them, from number `first` on.
+template <Stored FORM>
+AVX512_INLINE __m512 storedAt(const uint8_t* at, uint32_t first) {
+  if constexpr (FORM == Stored::Half) return halvesAt(at + first * 2);
+  if constexpr (FORM == Stored::Float) return _mm512_loadu_ps(at + first * 4);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at + first));
+  if constexpr (FORM == Stored::Byte) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  const __m512i both = _mm512_cvtepu8_epi32(bytes);
+  if constexpr (FORM == Stored::UpperNibble) return _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
+  return _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15)));
+}
+
+/// The scales (or offsets) of register `r` of 16 rows in group g of a span, in a part of ROWS rows.
 template <uint32_t ROWS>
-AVX512_INLINE __m512 scalesAt(const Matrix& m, const uint8_t* term, uint32_t g, uint32_t r) {
-  if (m.scales == Scales::Float) return _mm512_loadu_ps(term + (g * ROWS + r * 16) * 4);
-  if (m.scales == Scales::Half) return halvesAt(term + (g * ROWS + r * 16) * 2);
-  return _mm512_mul_ps(halvesAt(term + r * 32), fineAt<ROWS>(term, g, r));
+AVX512_INLINE __m512 scalesAt(const Matrix& m, const TermsAt& terms, uint32_t g, uint32_t r) {
+  const uint32_t first = g * ROWS + r * 16;
+  if (m.scales == Scales::Float) return storedAt<Stored::Float>(terms.own, first);
+  if (m.scales == Scales::Half) return storedAt<Stored::Half>(terms.own, first);
+  const __m512 own = m.scales == Scales::TwoLevel ? storedAt<Stored::Byte>(terms.own, first)
+                     : terms.shift                ? storedAt<Stored::UpperNibble>(terms.own, first)
+                                                  : storedAt<Stored::LowerNibble>(terms.own, first);
+  return _mm512_mul_ps(halvesAt(terms.shared + r * 32), own);
 }
 
 /// The sum of some numbers, in order.
@@ -50,7 +61,7 @@ inline float sumOf(const float* x, uint32_t count) {
 }
 
 /// The sums of R registers of rows by NT tokens. Where scales are of two levels, those of a block are summed apart, by
-/// the int8 of its groups alone: what a block shares is multiplied with at its end.
+/// the integers of its groups alone: what a block shares is multiplied with at its end.
 template <int R, int NT>
 struct Sums {
   __m512 all[R][NT], block[R][NT], offsets[R][NT];
@@ -82,51 +93,47 @@ AVX512_INLINE void addOnes(const __m512 (&terms)[R], const float (&one)[NT], __m
     for (int r = 0; r < R; r++) sum[r][t] = _mm512_fmadd_ps(terms[r], _mm512_set1_ps(one[t]), sum[r][t]);
 }
 
-/// Adds product * scale + one * offset for rows from register `first` on and group g of the block whose header is
-/// given. One look at the form of the scales serves all.
+/// Adds product * scale + one * offset for rows from register `first` on and group g of a span. One look at the form of
+/// the scales serves all.
 template <uint32_t ROWS, int R, int NT>
-AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t g, uint32_t first,
+AVX512_INLINE void addTerms(const Matrix& m, const uint8_t* span, const Walk& walk, uint32_t g, uint32_t first,
                             const float (&one)[NT], const __m512 (&products)[R][NT], Sums<R, NT>& sums) {
-  __m512 terms[R];
-  if (m.scales == Scales::TwoLevel) {
-    const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
+  const uint32_t row = g * ROWS + first * 16;
+  const auto add = [&]<Stored SCALE, Stored OFFSET>(auto& scaled, auto& offset) AVX512_LAMBDA {
+    __m512 terms[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) terms[r] = fineAt<ROWS>(term, g, first + r);
-    };
-    load(header);
-    addTimes(terms, products, sums.block);
+    for (int r = 0; r < R; r++) terms[r] = storedAt<SCALE>(span, row + uint32_t(r) * 16);
+    addTimes(terms, products, scaled);
     if (!walk.hasOffset) return;
-    load(header + walk.term);
-    addOnes(terms, one, sums.offsets);
-    return;
-  }
-  const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
-    if (m.scales == Scales::Half) {
+    const uint8_t* offsets = SCALE == OFFSET ? span + walk.term : span;
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) terms[r] = halvesAt(term + (g * ROWS + (first + r) * 16) * 2);
-    } else {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) terms[r] = _mm512_loadu_ps(term + (g * ROWS + (first + r) * 16) * 4);
-    }
+    for (int r = 0; r < R; r++) terms[r] = storedAt<OFFSET>(offsets, row + uint32_t(r) * 16);
+    addOnes(terms, one, offset);
   };
-  load(header);
-  addTimes(terms, products, sums.all);
-  if (!walk.hasOffset) return;
-  load(header + walk.term);
-  addOnes(terms, one, sums.all);
+  switch (m.scales) {
+    case Scales::Half:
+      return add.template operator()<Stored::Half, Stored::Half>(sums.all, sums.all);
+    case Scales::Float:
+      return add.template operator()<Stored::Float, Stored::Float>(sums.all, sums.all);
+    case Scales::TwoLevel:
+      return add.template operator()<Stored::Byte, Stored::Byte>(sums.block, sums.offsets);
+    case Scales::Nibbles:
+      return add.template operator()<Stored::LowerNibble, Stored::UpperNibble>(sums.block, sums.offsets);
+  }
 }
 
 template <int R, int NT>
 AVX512_INLINE void beginBlock(const Matrix& m, Sums<R, NT>& sums) {
-  if (m.scales != Scales::TwoLevel) return;
+  if (!m.twoLevels()) return;
   clear(sums.block);
   clear(sums.offsets);
 }
 
+/// `header`: where the block begins.
 template <int R, int NT>
 AVX512_INLINE void endBlock(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t first,
                             Sums<R, NT>& sums) {
-  if (m.scales != Scales::TwoLevel) return;
+  if (!m.twoLevels()) return;
   __m512 shared[R];
   const auto load = [&](const uint8_t* term) AVX512_LAMBDA {
 #pragma GCC unroll 4
@@ -135,7 +142,7 @@ AVX512_INLINE void endBlock(const Matrix& m, const uint8_t* header, const Walk& 
   load(header);
   addTimes(shared, sums.block, sums.all);
   if (!walk.hasOffset) return;
-  load(header + walk.term);
+  load(header + walk.shared);
   addTimes(shared, sums.offsets, sums.all);
 }
 

@@ -29,8 +29,8 @@ void fill(const Matrix& m, uint8_t* data) {
     for (size_t i = 0; i < m.bytes(); i++) data[i] = uint8_t((data[i] & 0x80) | (data[i] & 0x7f) % 122);
   for (uint8_t* block = data; block < data + m.bytes(); block += m.blockBytes())
     for (uint32_t term = 0; term < (m.hasOffset ? 2 : 1); term++)
-      for (uint32_t i = 0; i < m.partRows() * (m.scales == Scales::TwoLevel ? 1 : m.blockGroups); i++) {
-        uint8_t* to = block + term * m.termBytes();
+      for (uint32_t i = 0; i < m.partRows() * (m.twoLevels() ? 1 : m.blockGroups); i++) {
+        uint8_t* to = block + term * (m.twoLevels() ? m.sharedBytes() : m.termBytes());
         const uint16_t half = uint16_t(0x1c00 | (next() & 0x3ff));
         const float single = halfToFloat(half);
         if (m.scales == Scales::Float)
@@ -74,7 +74,6 @@ BenchTimes benchProduct(Pool& pool, const Kernels& kernels, const BenchCase& c) 
   if (!c.table.empty()) setTable(m, c.table);
   m.scales = c.scales;
   m.hasOffset = c.offset;
-  m.turns = 1;
   const size_t bytes = m.bytes(), stride = (bytes + 4095) & ~size_t(4095);
   const uint32_t copies = uint32_t((c.poolBytes + stride - 1) / stride);
   Memory memory(stride * copies, true);

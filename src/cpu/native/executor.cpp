@@ -71,23 +71,15 @@ void Executor::load(const std::vector<Source>& matrices, const std::vector<Sourc
     matrices_.push_back(planMatrix(s));
     firstTask.push_back(firstTask.back() + matrices_.back().tiles());
   }
-  // Matrices lie in the order in which a step reads them, the two of a gate tile by tile in turn where they are alike.
-  const auto place = [&](Matrix& matrix) {
+  // Matrices lie in the order in which a step reads them.
+  const auto place = [&](uint32_t index) {
+    Matrix& matrix = matrices_[index];
     if (!matrix.data) matrix.data = carver.take<uint8_t>(matrix.bytes());
   };
   for (const Op& op : plan_.ops) {
-    if (const auto* embed = std::get_if<EmbedOp>(&op)) place(matrices_[embed->weight]);
-    const auto* gemm = std::get_if<GemmOp>(&op);
-    if (!gemm) continue;
-    Matrix &gate = matrices_[gemm->linears.front().weight], &up = matrices_[gemm->linears.back().weight];
-    const bool alike =
-        gate.family == up.family && gate.blockValues() == up.blockValues() && gate.tileBytes() == up.tileBytes();
-    if (gemm->epilogue == Epilogue::SiluMul && &gate != &up && alike && !gate.data && !up.data) {
-      gate.data = up.data = carver.take<uint8_t>(gate.bytes() + up.bytes());
-      gate.turns = up.turns = 2;
-      up.turn = 1;
-    }
-    for (const LinearUse& use : gemm->linears) place(matrices_[use.weight]);
+    if (const auto* embed = std::get_if<EmbedOp>(&op)) place(embed->weight);
+    if (const auto* gemm = std::get_if<GemmOp>(&op))
+      for (const LinearUse& use : gemm->linears) place(use.weight);
   }
   LoadRoom scratch;
   for (const Source& s : vectors) {

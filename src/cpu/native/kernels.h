@@ -21,33 +21,42 @@ struct KeyValues {
   uint32_t headDim;
 };
 
-/// The numbers that a kernel walks one part of a stretch by: blocks of spans of chunks. A span is a group, or, where
-/// groups are of 16 values, a chunk of two.
+/// Where the scales of a span lie, or its offsets: what the block's groups share of them, and the groups' own; of
+/// nibbles, by how many bits these are to be shifted down.
+struct TermsAt {
+  const uint8_t *shared, *own;
+  int shift;
+};
+
+/// The numbers that a kernel walks one part of a stretch by: blocks of spans of chunks.
 struct Walk {
   uint32_t blocks, spans, chunks;
-  size_t header, block, term;
-  bool hasOffset;
+  size_t header, block, term, shared, firstSpan, span;
+  bool hasOffset, nibbles;
 
   Walk(const Matrix& m, const Stretch& stretch)
       : blocks(m.blocksOf(stretch)),
-        spans(m.blockValues() / std::max(m.group, kChunk)),
-        chunks(std::max(m.group, kChunk) / kChunk),
+        spans(m.blockValues() / m.spanValues()),
+        chunks(m.spanValues() / kChunk),
         header(m.headerBytes()),
         block(m.blockBytes()),
         term(m.termBytes()),
-        hasOffset(m.hasOffset) {}
+        shared(m.sharedBytes()),
+        firstSpan(m.firstSpan()),
+        span(m.spanBytes()),
+        hasOffset(m.hasOffset),
+        nibbles(m.scales == Scales::Nibbles) {}
 
   /// From one part of the stretch to the next.
   size_t partBytes() const { return blocks * block; }
-
-  /// Asks for all scales of a block as it begins. Those of later groups would else be missed one by one behind the
-  /// codes, which also leads the processor's own prefetcher astray: on Zen 4 K-quants lost two thirds of their speed.
-  void fetchHeader(const uint8_t* at) const {
-    for (size_t i = 0; i < header; i += 64) __builtin_prefetch(at + i);
+  /// Of a span of the block whose header is given.
+  TermsAt scales(const uint8_t* header, const uint8_t* span) const { return {header, span, 0}; }
+  TermsAt offsets(const uint8_t* header, const uint8_t* span) const {
+    return {header + shared, nibbles ? span : span + term, 4};
   }
 };
 
-/// Where in the codes of a block the register lies that begins with value v, in a plane of all BITS: that of the first
+/// Where in the codes of a span the register lies that begins with value v, in a plane of all BITS: that of the first
 /// 16 rows, with the other's behind it.
 template <uint32_t BITS>
 size_t registerAt(uint32_t v) {

@@ -123,9 +123,9 @@ AVX2 void block(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
-    const uint8_t* at = header + walk.header;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header;
       __m256 products[P][NT];
       float total[NT];
       for (int t = 0; t < NT; t++) {
@@ -150,9 +150,9 @@ AVX2 void block(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t
             for (int t = 0; t < NT; t++) {
               const __m256 scale = _mm256_set1_ps(scales[t * groups + half]);
               if constexpr (SMALL)
-                sum[r][t] =
-                    withTerms<kPartRows>(m, header, walk, 2 * s + half, first + r, zero, ones[t * groups + half],
-                                         _mm256_mul_ps(_mm256_cvtepi32_ps(acc[t]), scale), sum[r][t]);
+                sum[r][t] = withTerms<kPartRows>(m, walk, header, span, uint32_t(half), first + r, zero,
+                                                 ones[t * groups + half],
+                                                 _mm256_mul_ps(_mm256_cvtepi32_ps(acc[t]), scale), sum[r][t]);
               else
                 products[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[t]), scale, products[r][t]);
             }
@@ -165,7 +165,8 @@ AVX2 void block(const Matrix& m, const Walk& walk, const uint8_t* part, uint32_t
         for (int r = 0; r < P; r++)
 #pragma GCC unroll 2
           for (int t = 0; t < NT; t++)
-            sum[r][t] = withTerms<kPartRows>(m, header, walk, s, first + r, zero, total[t], products[r][t], sum[r][t]);
+            sum[r][t] =
+                withTerms<kPartRows>(m, walk, header, span, 0, first + r, zero, total[t], products[r][t], sum[r][t]);
     }
   }
   for (int r = 0; r < P; r++)
@@ -219,20 +220,21 @@ struct Table {
 template <int BITS, int NT, int P>
 AVX2 void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const uint8_t* part, uint32_t first,
                      const float* x, float* out) {
-  constexpr uint32_t span = 32 / BITS;
+  constexpr uint32_t values = 32 / BITS;  // of a register
   const Table<BITS> table(m);
   __m256 sum[P][NT];
   for (int h = 0; h < P; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm256_setzero_ps();
   const uint8_t* header = part;
   for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
-    if (g == 0) walk.fetchHeader(header);
+    const uint8_t* span = m.spanAt(header, g / m.spanGroups());
+    const uint32_t own = g % m.spanGroups();  // the group in its span
     __m256 products[P][NT];
     for (int t = 0; t < NT; t++)
       for (int h = 0; h < P; h++) products[h][t] = _mm256_setzero_ps();
-    for (uint32_t i = 0; i < m.group; i += span)
+    for (uint32_t i = 0; i < m.group; i += values)
       for (int h = 0; h < P; h++) {
-        const uint8_t* at = header + walk.header + registerAt<BITS>(g * m.group + i) + (first + h) * 32;
+        const uint8_t* at = span + walk.header + registerAt<BITS>(own * m.group + i) + (first + h) * 32;
         const __m256i w = bytesAt(at);
         if (h % 2 == 0) _mm_prefetch(reinterpret_cast<const char*>(at) + m.ahead, _MM_HINT_T0);
         for (uint32_t c = 0; c < 8 / BITS; c++)
@@ -244,7 +246,7 @@ AVX2 void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const ui
           }
       }
     for (int h = 0; h < P; h++) {
-      const __m256 scale = scalesAt<kPartRows>(m, header, g, first + h);
+      const __m256 scale = scalesAt<kPartRows>(m, walk.scales(header, span), own, first + h);
       for (int t = 0; t < NT; t++) sum[h][t] = _mm256_fmadd_ps(products[h][t], scale, sum[h][t]);
     }
     if (m.hasOffset) {
@@ -254,7 +256,8 @@ AVX2 void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const ui
           total = _mm256_add_ps(total, _mm256_loadu_ps(x + size_t(t) * m.k + k0 + i));
         const __m256 ones = _mm256_set1_ps(sumOf(total));
         for (int h = 0; h < P; h++)
-          sum[h][t] = _mm256_fmadd_ps(scalesAt<kPartRows>(m, header + walk.term, g, first + h), ones, sum[h][t]);
+          sum[h][t] =
+              _mm256_fmadd_ps(scalesAt<kPartRows>(m, walk.offsets(header, span), own, first + h), ones, sum[h][t]);
       }
     }
     if (++g == m.blockGroups) {

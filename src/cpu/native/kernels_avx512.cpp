@@ -83,10 +83,10 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
     beginBlock(m, sum);
-    const uint8_t* at = header + walk.header;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header;
       __m512 products[2][NT];
       float total[NT];
       if constexpr (!SMALL)
@@ -114,13 +114,13 @@ AVX512 void block(const Matrix& m, const Walk& walk, const uint8_t* part, const 
             for (int r = 0; r < 2; r++)
               products[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][t]), scale, products[r][t]);
           }
-          if constexpr (SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, 2 * s + HALF, 0, total, products, sum);
+          if constexpr (SMALL) addTerms<kPartRows, 2, NT>(m, span, walk, HALF, 0, total, products, sum);
         };
         addHalf(std::integral_constant<uint32_t, 0>());
         addHalf(std::integral_constant<uint32_t, 1>());
         at += 128 * BITS;
       }
-      if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, header, walk, s, 0, total, products, sum);
+      if constexpr (!SMALL) addTerms<kPartRows, 2, NT>(m, span, walk, 0, 0, total, products, sum);
     }
     endBlock(m, header, walk, 0, sum);
   }
@@ -133,7 +133,7 @@ template <int BITS, bool STEPPED, bool SMALL>
 void dotTile(const Matrix& m, const Stretch& stretch, const Activations& x, uint32_t tokens, float* out) {
   const Walk walk(m, stretch);
   // With the sums of 4 tokens by 32 rows the registers are full; where offsets are summed apart, with those of 2.
-  const bool fits = !(m.scales == Scales::TwoLevel && m.hasOffset);
+  const bool fits = !(m.twoLevels() && m.hasOffset);
   const uint8_t* part = stretch.codes;
   for (uint32_t row = 0; row < kTileRows; row += kPartRows, part += walk.partBytes(), out += kPartRows) {
     uint32_t t = 0;
@@ -231,32 +231,33 @@ struct Planes {
 template <int BITS, class Lookup, int NT>
 VBMI void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const uint8_t* part, const float* x,
                      float* out) {
-  constexpr uint32_t span = 32 / BITS;
+  constexpr uint32_t values = 32 / BITS;  // of a register
   const Lookup table(m);
   __m512 sum[2][NT];
   for (int h = 0; h < 2; h++)
     for (int t = 0; t < NT; t++) sum[h][t] = _mm512_setzero_ps();
   const uint8_t* header = part;
   for (uint32_t k0 = 0, g = 0; k0 < count; k0 += m.group) {
-    if (g == 0) walk.fetchHeader(header);
+    const uint8_t* span = m.spanAt(header, g / m.spanGroups());
+    const uint32_t own = g % m.spanGroups();  // the group in its span
     __m512 products[2][2][NT];
     for (int h = 0; h < 2; h++)
       for (int t = 0; t < NT; t++) products[h][0][t] = products[h][1][t] = _mm512_setzero_ps();
-    for (uint32_t i = 0; i < m.group; i += span)
+    for (uint32_t i = 0; i < m.group; i += values)
       for (int h = 0; h < 2; h++) {
-        const uint8_t* at = header + walk.header + registerAt<BITS>(g * m.group + i) + h * 64;
+        const uint8_t* at = span + walk.header + registerAt<BITS>(own * m.group + i) + h * 64;
         const __m512i w = _mm512_loadu_si512(at);
         _mm_prefetch(reinterpret_cast<const char*>(at) + m.ahead, _MM_HINT_T0);
-        __m512 levels[span];
+        __m512 levels[values];
         table.levelsOf(w, levels);
-        for (uint32_t v = 0; v < span; v++)
+        for (uint32_t v = 0; v < values; v++)
           for (int t = 0; t < NT; t++) {
             const __m512 one = _mm512_set1_ps(x[size_t(t) * m.k + k0 + i + v]);
             products[h][v % 2][t] = _mm512_fmadd_ps(levels[v], one, products[h][v % 2][t]);
           }
       }
     for (int h = 0; h < 2; h++) {
-      const __m512 scale = scalesAt<kPartRows>(m, header, g, h);
+      const __m512 scale = scalesAt<kPartRows>(m, walk.scales(header, span), own, h);
       for (int t = 0; t < NT; t++)
         sum[h][t] = _mm512_fmadd_ps(_mm512_add_ps(products[h][0][t], products[h][1][t]), scale, sum[h][t]);
     }
@@ -267,7 +268,7 @@ VBMI void tableBlock(const Matrix& m, const Walk& walk, uint32_t count, const ui
           total = _mm512_add_ps(total, _mm512_loadu_ps(x + size_t(t) * m.k + k0 + i));
         const __m512 ones = _mm512_set1_ps(_mm512_reduce_add_ps(total));
         for (int h = 0; h < 2; h++)
-          sum[h][t] = _mm512_fmadd_ps(scalesAt<kPartRows>(m, header + walk.term, g, h), ones, sum[h][t]);
+          sum[h][t] = _mm512_fmadd_ps(scalesAt<kPartRows>(m, walk.offsets(header, span), own, h), ones, sum[h][t]);
       }
     }
     if (++g == m.blockGroups) {

@@ -25,22 +25,25 @@ NEON_INLINE float32x4_t halvesAt(const uint8_t* p) {
   return vcvt_f32_f16(vreinterpret_f16_u16(bits));
 }
 
-/// The scales of four rows from `row` on in group g of a block, whose scales (or offsets) begin at `term`, in a part
-/// of `rows`.
-NEON_INLINE float32x4_t scalesAt(const Matrix& m, const uint8_t* term, uint32_t rows, uint32_t g, uint32_t row) {
-  if (m.scales == Scales::Float) return vld1q_f32(reinterpret_cast<const float*>(term) + g * rows + row);
-  if (m.scales == Scales::Half) return halvesAt(term + (g * rows + row) * 2);
-  int32_t four;
-  std::memcpy(&four, term + rows * (2 + g) + row, 4);
-  const int16x8_t codes = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
-  return vmulq_f32(halvesAt(term + row * 2), vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes))));
+/// The scales (or offsets) of four rows from `row` on in group g of a span, in a part of `rows`.
+NEON_INLINE float32x4_t scalesAt(const Matrix& m, const TermsAt& terms, uint32_t rows, uint32_t g, uint32_t row) {
+  const uint32_t first = g * rows + row;
+  if (m.scales == Scales::Float) return vld1q_f32(reinterpret_cast<const float*>(terms.own) + first);
+  if (m.scales == Scales::Half) return halvesAt(terms.own + first * 2);
+  uint32_t four;
+  std::memcpy(&four, terms.own + first, 4);
+  if (m.scales == Scales::Nibbles) four = four >> terms.shift & 0x0f0f0f0f;
+  const int16x8_t integers = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+  return vmulq_f32(halvesAt(terms.shared + row * 2), vcvtq_f32_s32(vmovl_s16(vget_low_s16(integers))));
 }
 
-/// sum + (product - zero * one) * scale + one * offset, for the four rows and group that scalesAt names.
-NEON_INLINE float32x4_t withTerms(const Matrix& m, const uint8_t* header, const Walk& walk, uint32_t rows, uint32_t g,
-                                  uint32_t row, float zero, float one, float32x4_t product, float32x4_t sum) {
-  sum = vfmaq_f32(sum, vsubq_f32(product, vdupq_n_f32(zero * one)), scalesAt(m, header, rows, g, row));
-  return walk.hasOffset ? vfmaq_n_f32(sum, scalesAt(m, header + walk.term, rows, g, row), one) : sum;
+/// sum + (product - zero * one) * scale + one * offset, for four rows and a group as scalesAt has them.
+NEON_INLINE float32x4_t withTerms(const Matrix& m, const Walk& walk, const uint8_t* header, const uint8_t* span,
+                                  uint32_t rows, uint32_t g, uint32_t row, float zero, float one, float32x4_t product,
+                                  float32x4_t sum) {
+  const float32x4_t level = vsubq_f32(product, vdupq_n_f32(zero * one));
+  sum = vfmaq_f32(sum, level, scalesAt(m, walk.scales(header, span), rows, g, row));
+  return walk.hasOffset ? vfmaq_n_f32(sum, scalesAt(m, walk.offsets(header, span), rows, g, row), one) : sum;
 }
 
 /// Moves each byte's bits down by N places, or up.
@@ -103,9 +106,9 @@ DOTPROD void dotBlock(const Matrix& m, const Walk& walk, const uint8_t* part, ui
   const uint8_t* header = part;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
-    const uint8_t* at = header + walk.header + r * 64;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header + r * 64;
       float32x4_t products[kQuads][NT];
       float total[NT];
       for (int t = 0; t < NT; t++) {
@@ -127,7 +130,7 @@ DOTPROD void dotBlock(const Matrix& m, const Walk& walk, const uint8_t* part, ui
               const float32x4_t product = vcvtq_f32_s32(acc[q][t]);
               const float scale = scales[t * groups + half];
               if constexpr (SMALL)
-                sum[q][t] = withTerms(m, header, walk, kPartRows, 2 * s + half, 16 * r + 4 * q, zero,
+                sum[q][t] = withTerms(m, walk, header, span, kPartRows, uint32_t(half), 16 * r + 4 * q, zero,
                                       ones[t * groups + half], vmulq_n_f32(product, scale), sum[q][t]);
               else
                 products[q][t] = vfmaq_n_f32(products[q][t], product, scale);
@@ -138,8 +141,8 @@ DOTPROD void dotBlock(const Matrix& m, const Walk& walk, const uint8_t* part, ui
       if constexpr (!SMALL)
         for (int q = 0; q < kQuads; q++)
           for (int t = 0; t < NT; t++)
-            sum[q][t] =
-                withTerms(m, header, walk, kPartRows, s, 16 * r + 4 * q, zero, total[t], products[q][t], sum[q][t]);
+            sum[q][t] = withTerms(m, walk, header, span, kPartRows, 0, 16 * r + 4 * q, zero, total[t], products[q][t],
+                                  sum[q][t]);
     }
   }
   for (int q = 0; q < kQuads; q++)
@@ -223,9 +226,9 @@ void lookupStretch(const Matrix& m, const Stretch& stretch, const Activations& x
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
-    const uint8_t* at = header + walk.header;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header;
       float32x4_t products[quads];
       for (float32x4_t& of : products) of = vdupq_n_f32(0);
       float total = 0;
@@ -240,8 +243,8 @@ void lookupStretch(const Matrix& m, const Stretch& stretch, const Activations& x
             for (int half = 0; half < 2; half++) {
               floatsOf(lookups<BITS, true, TREE>(rows, tables, half), found);
               for (int q = 0; q < kQuads; q++)
-                sum[first + q] = withTerms(m, header, walk, kTileRows, 2 * s + half, 4 * (first + q), zero, ones[half],
-                                           vmulq_n_f32(found[q], scale), sum[first + q]);
+                sum[first + q] = withTerms(m, walk, header, span, kTileRows, uint32_t(half), 4 * (first + q), zero,
+                                           ones[half], vmulq_n_f32(found[q], scale), sum[first + q]);
             }
           } else {
             floatsOf(lookups<BITS, false, TREE>(rows, tables, 0), found);
@@ -252,7 +255,7 @@ void lookupStretch(const Matrix& m, const Stretch& stretch, const Activations& x
       }
       if constexpr (!SMALL)
         for (int q = 0; q < quads; q++)
-          sum[q] = withTerms(m, header, walk, kTileRows, s, 4 * q, zero, total, products[q], sum[q]);
+          sum[q] = withTerms(m, walk, header, span, kTileRows, 0, 4 * q, zero, total, products[q], sum[q]);
     }
   }
   for (int q = 0; q < quads; q++) vst1q_f32(out + 4 * q, vmulq_n_f32(sum[q], m.factor));

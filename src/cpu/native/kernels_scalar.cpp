@@ -92,9 +92,8 @@ void walkTile(const Matrix& m, const Stretch& stretch, Sixteen sixteen) {
     uint8_t codes[kTernaryChunk];
     for (uint32_t k0 = 0; k0 < stretch.count; k0 += m.blockValues(), block += m.blockBytes())
       for (uint32_t i = 0; i < m.blockValues() && k0 + i < stretch.count; i += kActGroup) {
-        if (i % chunk == 0) takeChunk(m, block + m.headerBytes() + i / chunk * m.chunkBytes(), lane, codes);
-        const float scale = m.scaleOf(block, i / m.group, lane);
-        const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), i / m.group, lane) : 0.0f;
+        if (i % chunk == 0) takeChunk(m, m.chunkAt(block, i), lane, codes);
+        const auto [scale, offset] = m.termsOf(block, i / m.group, lane);
         sixteen(row, k0 + i, codes + i % chunk, scale, offset);
       }
   }

@@ -55,9 +55,9 @@ AVX2 void stretchOf(const Matrix& m, const Stretch& stretch, const Activations& 
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
-    const uint8_t* at = header + walk.header;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header;
       __m256 products[2 * kParts];
       for (__m256& of : products) of = _mm256_setzero_ps();
       float total = 0;
@@ -72,8 +72,8 @@ AVX2 void stretchOf(const Matrix& m, const Stretch& stretch, const Activations& 
             for (int half = 0; half < 2; half++) {
               floatsOf(lookups<BITS, true, TREE>(at, tables, half), found);
               for (int e = 0; e < kParts; e++)
-                sum[first + e] = withTerms<kTileRows>(m, header, walk, 2 * s + half, first + e, zero, ones[half],
-                                                      _mm256_mul_ps(found[e], scale), sum[first + e]);
+                sum[first + e] = withTerms<kTileRows>(m, walk, header, span, uint32_t(half), first + e, zero,
+                                                      ones[half], _mm256_mul_ps(found[e], scale), sum[first + e]);
             }
           } else {
             floatsOf(lookups<BITS, false, TREE>(at, tables, 0), found);
@@ -85,7 +85,7 @@ AVX2 void stretchOf(const Matrix& m, const Stretch& stretch, const Activations& 
       }
       if constexpr (!SMALL)
         for (int e = 0; e < 2 * kParts; e++)
-          sum[e] = withTerms<kTileRows>(m, header, walk, s, e, zero, total, products[e], sum[e]);
+          sum[e] = withTerms<kTileRows>(m, walk, header, span, 0, e, zero, total, products[e], sum[e]);
     }
   }
   for (int e = 0; e < 2 * kParts; e++) _mm256_storeu_ps(out + e * 8, _mm256_mul_ps(sum[e], _mm256_set1_ps(m.factor)));

@@ -25,10 +25,10 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
     beginBlock(m, sum);
-    const uint8_t* at = header + walk.header + first * 64;
-    for (uint32_t s = 0; s < walk.spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header + first * 64;
       __m512 products[R][NT];
       float total[NT];
       const auto begin = [&](int t, float ones) VBMI_LAMBDA {
@@ -76,7 +76,7 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
               for (int r = 0; r < R; r++)
                 products[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(found[r][t]), scale, products[r][t]);
             }
-            addTerms<kTileRows, R, NT>(m, header, walk, 2 * s + half, first, total, products, sum);
+            addTerms<kTileRows, R, NT>(m, span, walk, half, first, total, products, sum);
           };
           addHalf(0, low);
           addHalf(1, high);
@@ -90,7 +90,7 @@ VBMI void block(const Matrix& m, const Stretch& stretch, uint32_t first, const A
           }
         }
       }
-      if constexpr (!SMALL) addTerms<kTileRows, R, NT>(m, header, walk, s, first, total, products, sum);
+      if constexpr (!SMALL) addTerms<kTileRows, R, NT>(m, span, walk, 0, first, total, products, sum);
     }
     endBlock(m, header, walk, first, sum);
   }

@@ -16,7 +16,7 @@ template <int NT>
 VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, float* out) {
   const size_t chunks = x.k / kTernaryChunk;
   const Walk walk(m, stretch);
-  const uint32_t ahead = m.ahead, spans = m.blockGroups, spanChunks = m.group / kTernaryChunk;
+  const uint32_t ahead = m.ahead, spanChunks = m.group / kTernaryChunk;
   // Digits are the codes less 1.
   const float zero = m.zero - 1.0f;
   // A found byte is its sum plus 128, and all that is added to one of 16 bits is taken off in advance.
@@ -26,10 +26,10 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
   const uint8_t* header = stretch.codes;
   size_t chunk = 0;
   for (uint32_t b = 0; b < walk.blocks; b++, header += walk.block) {
-    walk.fetchHeader(header);
     beginBlock(m, sum);
-    const uint8_t* at = header + walk.header;
-    for (uint32_t s = 0; s < spans; s++) {
+    const uint8_t* span = header + walk.firstSpan;
+    for (uint32_t s = 0; s < walk.spans; s++, span += walk.span) {
+      const uint8_t* at = span + walk.header;
       __m512 products[4][NT];
       float total[NT];
       for (int t = 0; t < NT; t++) {
@@ -71,7 +71,7 @@ VBMI void block(const Matrix& m, const Stretch& stretch, const Activations& x, f
           add(3, _mm512_extracti64x4_epi64(upper[t], 1));
         }
       }
-      addTerms<kTileRows, 4, NT>(m, header, walk, s, 0, total, products, sum);
+      addTerms<kTileRows, 4, NT>(m, span, walk, 0, 0, total, products, sum);
     }
     endBlock(m, header, walk, 0, sum);
   }

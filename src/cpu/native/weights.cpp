@@ -127,7 +127,8 @@ Codes joined(const Codes& codes) {
 
 /// Bytes of one row's scales of a block of `groups` groups.
 uint32_t rowTermBytes(Scales scales, uint32_t groups) {
-  return scales == Scales::TwoLevel ? 2 + groups : groups * (scales == Scales::Half ? 2 : 4);
+  if (scales == Scales::Half) return 2 * groups;
+  return scales == Scales::Float ? 4 * groups : 2 + groups;
 }
 
 void readExactly(const Source& source, uint64_t begin, size_t length, uint8_t* out) {
@@ -165,15 +166,19 @@ void putTerm(const Tiling& type, const Term& term, const uint32_t* numbers, uint
       }
       return;
     case Scales::TwoLevel:
+    case Scales::Nibbles: {
+      const bool negated = type.scales == Scales::Nibbles && (term.multiplier < 0 || term.addend < 0);
       for (uint32_t b = 0; b < blocks; b++, out += 2 + groups) {
-        const uint16_t half = uint16_t(stored(size_t(term.field))[b * groups]);
+        const uint16_t half = uint16_t(stored(size_t(term.field))[b * groups] ^ (negated ? 0x8000 : 0));
         std::memcpy(out, &half, 2);
         for (uint32_t g = 0; g < groups; g++) {
           const int32_t code = term.code < 0 ? 0 : int32_t(stored(size_t(term.code))[b * groups + g]);
-          out[2 + g] = uint8_t(term.multiplier * code + term.addend);
+          const int32_t number = term.multiplier * code + term.addend;
+          out[2 + g] = uint8_t(negated ? -number : number);
         }
       }
       return;
+    }
     case Scales::Float:
       for (size_t i = 0; i < all; i++) {
         double sum = 0;
@@ -188,27 +193,34 @@ void putTerm(const Tiling& type, const Term& term, const uint32_t* numbers, uint
   }
 }
 
-/// Puts the scales of a part for block b into their places. `from` holds the rows' terms as putTerm has them, `stride`
-/// apart; a file's group of 48 values, say, comes as three of 16 here.
-void placeTerms(const Matrix& m, uint32_t fileGroup, const uint8_t* from, size_t stride, uint32_t b, uint8_t* term) {
+/// Puts the scales of a part for block b, and then its offsets, into their places. `from` holds the rows' terms as
+/// putTerm has them, `stride` apart; a file's group of 48 values, say, comes as three of 16 here.
+void placeTerms(const Matrix& m, uint32_t fileGroup, const uint8_t* from, size_t stride, uint32_t b, bool offsets,
+                uint8_t* block) {
   const uint32_t rows = m.partRows();
-  if (m.scales == Scales::TwoLevel) {
+  if (m.twoLevels()) {
     from += b * rowTermBytes(m.scales, m.blockGroups);
-    for (uint32_t row = 0; row < rows; row++) std::memcpy(term + row * 2, from + row * stride, 2);
-    for (uint32_t g = 0; g < m.blockGroups; g++)
-      for (uint32_t row = 0; row < rows; row++) term[rows * (2 + g) + row] = from[row * stride + 2 + g];
-    return;
+    uint8_t* shared = block + (offsets ? m.sharedBytes() : 0);
+    for (uint32_t row = 0; row < rows; row++) std::memcpy(shared + row * 2, from + row * stride, 2);
+    from += 2;
   }
+  const uint32_t inSpan = m.spanGroups();
+  const size_t before = offsets && m.scales != Scales::Nibbles ? m.termBytes() : 0,
+               size = m.termBytes() / rows / inSpan;
   for (uint32_t g = 0; g < m.blockGroups; g++) {
     const uint32_t at = (b * m.blockGroups + g) * m.group;
     if (at >= m.k) break;
-    if (m.scales == Scales::Half) {
+    uint8_t* to = const_cast<uint8_t*>(m.spanAt(block, g / inSpan)) + before + g % inSpan * rows * size;
+    const uint8_t* own = from + (m.twoLevels() ? g : at / fileGroup * size);
+    if (m.scales == Scales::Nibbles)
       for (uint32_t row = 0; row < rows; row++)
-        std::memcpy(term + (g * rows + row) * 2, from + row * stride + at / fileGroup * 2, 2);
-    } else {
-      for (uint32_t row = 0; row < rows; row++)
-        std::memcpy(term + (g * rows + row) * 4, from + row * stride + at / fileGroup * 4, 4);
-    }
+        to[row] = offsets ? uint8_t(to[row] | own[row * stride] << 4) : own[row * stride];
+    else if (m.scales == Scales::TwoLevel)
+      for (uint32_t row = 0; row < rows; row++) to[row] = own[row * stride];
+    else if (m.scales == Scales::Half)
+      for (uint32_t row = 0; row < rows; row++) std::memcpy(to + row * 2, own + row * stride, 2);
+    else
+      for (uint32_t row = 0; row < rows; row++) std::memcpy(to + row * 4, own + row * stride, 4);
   }
 }
 
@@ -235,11 +247,23 @@ Matrix planMatrix(const Source& source) {
     std::copy(t.steps.begin(), t.steps.end(), m.steps);
     m.hasOffset = t.offset.has_value();
     m.scales = t.scales;
-    m.blockGroups = m.scales == Scales::TwoLevel ? t.blockSize / t.group : m.group % kChunk == 0 ? 1 : 2;
+    m.blockGroups = m.twoLevels() ? t.blockSize / t.group : m.spanGroups();
     if (!t.integers) setTable(m, t.table);
   }
-  m.turns = 1;
   return m;
+}
+
+Matrix::Terms Matrix::termsOf(const uint8_t* block, uint32_t g, uint32_t row) const {
+  const uint8_t* scale = spanAt(block, g / spanGroups());
+  const uint32_t index = g % spanGroups() * partRows() + row;
+  const auto number = [&](const uint8_t* shared, const uint8_t* own, uint32_t shift) {
+    if (scales == Scales::Float) return loadFloat(FloatFormat::F32, own + index * 4);
+    if (scales == Scales::Half) return loadFloat(FloatFormat::F16, own + index * 2);
+    const int32_t integer = scales == Scales::Nibbles ? own[index] >> shift & 15 : int8_t(own[index]);
+    return loadFloat(FloatFormat::F16, shared + row * 2) * float(integer);
+  };
+  const uint8_t* offset = scales == Scales::Nibbles ? scale : scale + termBytes();
+  return {number(block, scale, 0), hasOffset ? number(block + sharedBytes(), offset, 4) : 0.0f};
 }
 
 void setTable(Matrix& m, const std::vector<float>& levels) {
@@ -325,14 +349,13 @@ void TileLoader::load(uint32_t tile, LoadRoom& room) const {
     for (uint32_t row = 0; row < kTileRows; row += m.partRows()) {
       const uint32_t* words = &room.words[row * stride + stretch.first / m.chunkValues() * m.chunkWords()];
       for (uint32_t b = before; b < before + m.blocksOf(stretch); b++) {
-        placeTerms(m, type.group, &room.scales[row * terms], terms, b, out);
-        if (m.hasOffset) placeTerms(m, type.group, &room.offsets[row * terms], terms, b, out + m.termBytes());
-        out += m.headerBytes();
+        placeTerms(m, type.group, &room.scales[row * terms], terms, b, false, out);
+        if (m.hasOffset) placeTerms(m, type.group, &room.offsets[row * terms], terms, b, true, out);
         for (uint32_t i = 0; i < m.blockValues(); i += m.chunkValues()) {
-          placeChunk(m, words, stride, out);
+          placeChunk(m, words, stride, const_cast<uint8_t*>(m.chunkAt(out, i)));
           words += m.chunkWords();
-          out += m.chunkBytes();
         }
+        out += m.blockBytes();
       }
     }
   }
@@ -388,9 +411,8 @@ void gatherRow(const Matrix& m, uint32_t row, float* out) {
     const uint8_t* block = m.partOf(stretch, row % kTileRows / m.partRows());
     for (uint32_t at = 0; at < stretch.count; block += m.blockBytes())
       for (uint32_t i = 0; i < m.blockValues() && at < stretch.count; i++, at++) {
-        if (i % chunk == 0) takeChunk(m, block + m.headerBytes() + i / chunk * m.chunkBytes(), lane, codes);
-        const float scale = m.scaleOf(block, i / m.group, lane);
-        const float offset = m.hasOffset ? m.scaleOf(block + m.termBytes(), i / m.group, lane) : 0.0f;
+        if (i % chunk == 0) takeChunk(m, m.chunkAt(block, i), lane, codes);
+        const auto [scale, offset] = m.termsOf(block, i / m.group, lane);
         out[stretch.first + at] = m.factor * (scale * m.levelOf(codes[i % chunk]) + offset);
       }
   }

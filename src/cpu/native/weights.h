@@ -52,12 +52,14 @@ struct Product {
   std::vector<uint32_t> factors;
 };
 
-/// How the scales of a block lie in memory: one f16 or one f32 a group; or one f16 for the block and an int8 a group,
-/// whose product is the scale.
-enum class Scales : uint8_t { Half, Float, TwoLevel };
+/// How the scales of a block lie in memory: one f16 or one f32 a group; or, of two levels, one f16 for the block and an
+/// integer a group, whose product is the scale: an int8, or, as Nibbles, one from 0 to 15 in the lower half of a byte
+/// whose upper half is the offset's.
+enum class Scales : uint8_t { Half, Float, TwoLevel, Nibbles };
 
 /// Where a scale (or offset) comes from. Half: number `field`. Two levels: number `field` for the block, and multiplier
-/// * number `code` + addend for a group, `code` being -1 for none. Float: the sum of the products.
+/// * number `code` + addend for a group, `code` being -1 for none; as a nibble, where none of a type's is above 0, both
+/// have the other sign. Float: the sum of the products.
 struct Term {
   int32_t field, code, multiplier, addend;
   std::vector<Product> products;
@@ -81,8 +83,11 @@ struct Tiling {
   float factor;
 };
 
-/// What the codes of tiles are laid out for. A part of a tile is a sequence of blocks along k; a block is its scales,
-/// its offsets where there are any, then the codes of its chunks. All layouts but the last have the same size.
+/// What the codes of tiles are laid out for. A part of a tile is a sequence of blocks along k; a block is what its
+/// groups share (of two levels, the f16 of the scales, then of the offsets), then spans, each a group, or two of 16
+/// values. A span is its scales, its offsets where there are any, then the codes of its chunks, so that memory is read
+/// on and on: with the scales of a whole block before all codes Zen 4 took twice as long for Q2_K. All layouts but the
+/// last have the same size.
 enum class Layout : uint8_t {
   /// Dot products, and tables. Parts of 32 rows; a chunk is pairs of registers of 16 rows, of planes: of the lowest 8
   /// or 4 bits, of the next 2, of the next 1, as the width has them. In a plane of w bits, byte j of a row holds values
@@ -168,7 +173,9 @@ struct Stretch {
 };
 
 /// A weight matrix in memory. Those of rows keep the file's order, the others are tiles of 64 rows: of some tiles, a
-/// panel, the first stretch of k one after the other, then the second, in the order in which a product reads them.
+/// panel, the first stretch of k one after the other, then the second, in the order in which a product reads them. Two
+/// matrices that a product reads in turn are still each by itself: with their tiles side by side Zen 4 took twice as
+/// long.
 struct Matrix {
   std::string name;
   uint32_t n, k;
@@ -196,8 +203,6 @@ struct Matrix {
   /// their lowest bits (see kernels_scalar.cpp), in groups of 16 values over 4 at most; 0 for exact sums.
   uint32_t average;
   const uint8_t* data;
-  uint32_t turns;  // matrices that lie tile by tile in turn, this among them
-  uint32_t turn;   // which of them this is
 
   bool packed() const { return family != Family::Rows; }
   uint32_t tiles() const { return (n + kTileRows - 1) / kTileRows; }
@@ -209,13 +214,27 @@ struct Matrix {
   size_t chunkBytes() const { return partRows() * (layout == Layout::Ternary ? kFives : kChunk / 8 * bits); }
   /// Words of four bytes in which packRow has the codes of one row of a chunk.
   uint32_t chunkWords() const { return layout == Layout::Ternary ? (kFives + 3) / 4 : bits; }
-  /// Of the scales of a block of one part, or of its offsets, which come after them: an f16 or f32 a group for each
-  /// row; or an f16 for each row, then an int8 a group for each row.
-  size_t termBytes() const {
-    return partRows() * (scales == Scales::TwoLevel ? 2 + blockGroups : blockGroups * (scales == Scales::Half ? 2 : 4));
+  bool twoLevels() const { return scales == Scales::TwoLevel || scales == Scales::Nibbles; }
+  uint32_t spanValues() const { return std::max(group, kChunk); }
+  uint32_t spanGroups() const { return spanValues() / group; }
+  /// Of what the groups of a block share of their scales, or of their offsets, which comes after it.
+  size_t sharedBytes() const { return twoLevels() ? partRows() * 2 : 0; }
+  /// Of the scales of a span, or of its offsets, which come after them: group by group, a number for each row.
+  size_t termBytes() const { return partRows() * spanGroups() * (twoLevels() ? 1 : scales == Scales::Half ? 2 : 4); }
+  /// Of a span, before its codes.
+  size_t headerBytes() const { return termBytes() * (hasOffset && scales != Scales::Nibbles ? 2 : 1); }
+  size_t spanBytes() const { return headerBytes() + spanValues() / chunkValues() * chunkBytes(); }
+  /// Where the spans of a block begin.
+  size_t firstSpan() const { return sharedBytes() * (hasOffset ? 2 : 1); }
+  size_t blockBytes() const { return firstSpan() + blockValues() / spanValues() * spanBytes(); }
+  const uint8_t* spanAt(const uint8_t* block, uint32_t index) const {
+    return block + firstSpan() + index * spanBytes();
   }
-  size_t headerBytes() const { return termBytes() * (hasOffset ? 2 : 1); }
-  size_t blockBytes() const { return headerBytes() + blockValues() / chunkValues() * chunkBytes(); }
+  /// The chunk with value `value` of a block.
+  const uint8_t* chunkAt(const uint8_t* block, uint32_t value) const {
+    const uint32_t inSpan = value % spanValues();
+    return spanAt(block, value / spanValues()) + headerBytes() + inSpan / chunkValues() * chunkBytes();
+  }
   size_t tileBytes() const {
     return packed() ? kTileRows / partRows() * blocks() * blockBytes() : size_t(kTileRows) * k * floatBytes(format);
   }
@@ -226,7 +245,7 @@ struct Matrix {
     return stretch.codes + index * blocksOf(stretch) * blockBytes();
   }
   /// Rows of a matrix of rows, from row 64 * index on.
-  const uint8_t* rows(uint32_t index) const { return data + (size_t(index) * turns + turn) * tileBytes(); }
+  const uint8_t* rows(uint32_t index) const { return data + index * tileBytes(); }
 
   uint32_t stretchValues() const { return layout == Layout::Ternary ? kTernaryStretchValues : kStretchValues; }
   /// Blocks of each stretch but the last, which may have fewer.
@@ -239,19 +258,17 @@ struct Matrix {
     const uint32_t before = index * stretchBlocks(), count = std::min(stretchBlocks(), blocks() - before);
     const size_t block = kTileRows / partRows() * blockBytes(), first = before * blockValues();
     const uint32_t panel = tile / kPanelTiles * kPanelTiles, size = std::min(kPanelTiles, tiles() - panel);
-    const size_t blocksBefore = size_t(before) * size * turns + ((tile - panel) * turns + turn) * count;
-    const uint8_t* at = data + panel * turns * tileBytes() + blocksBefore * block;
+    const uint8_t* at = data + panel * tileBytes() + (size_t(before) * size + (tile - panel) * count) * block;
     return {at, uint32_t(first), std::min(count * blockValues(), k - uint32_t(first))};
   }
   float levelOf(uint32_t code) const {
     return family == Family::Tables ? table[code] : float(stepped ? steps[code] : code) - zero;
   }
-  /// The scale of one row of a part in group g of a block; `term` is where the block's scales (or offsets) begin.
-  float scaleOf(const uint8_t* term, uint32_t g, uint32_t row) const {
-    if (scales == Scales::Float) return loadFloat(FloatFormat::F32, term + (g * partRows() + row) * 4);
-    if (scales == Scales::Half) return loadFloat(FloatFormat::F16, term + (g * partRows() + row) * 2);
-    return loadFloat(FloatFormat::F16, term + row * 2) * float(int8_t(term[partRows() * (2 + g) + row]));
-  }
+  /// The scale and the offset, 0 where there are none, of one row of a part in group g of a block.
+  struct Terms {
+    float scale, offset;
+  };
+  Terms termsOf(const uint8_t* block, uint32_t g, uint32_t row) const;
 };
 
 /// The codes of `chunks` chunks of one row, each below 2^bits, as they lie in memory: words(chunks, chunkWords).

@@ -113,6 +113,7 @@ EMULATED __m512 _mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) { return emulated
 EMULATED __m128i _mm512_cvtepi32_epi8(__m512i a) { return emulated::converted<__m128i, int8_t, int32_t>(a); }
 EMULATED __m256i _mm512_cvtepi32_epi16(__m512i a) { return emulated::converted<__m256i, int16_t, int32_t>(a); }
 EMULATED __m512i _mm512_cvtepi8_epi32(__m128i a) { return emulated::converted<__m512i, int32_t, int8_t>(a); }
+EMULATED __m512i _mm512_cvtepu8_epi32(__m128i a) { return emulated::converted<__m512i, int32_t, uint8_t>(a); }
 EMULATED __m512i _mm512_cvtepi16_epi32(__m256i a) { return emulated::converted<__m512i, int32_t, int16_t>(a); }
 EMULATED __m512i _mm512_cvtepu16_epi32(__m256i a) { return emulated::converted<__m512i, int32_t, uint16_t>(a); }
 EMULATED __m512 _mm512_cvtepi32_ps(__m512i a) { return emulated::converted<__m512, float, int32_t>(a); }
