@@ -123,7 +123,13 @@ export class Uploader {
     const rowBytes = rowBytesOf(tensor);
     // Whole words, and whole tiles: both are powers of two.
     const least = Math.max(4, packing.tile_rows);
-    const step = Math.max(least, Math.floor(PIECE_BYTES / rowBytes / least) * least);
+    const most = Math.min(PIECE_BYTES, this.#gpu.maxBindingBytes);
+    if (least * rowBytes > most)
+      throw new RangeError(
+        `${tensor.name}: ${least} rows are ${least * rowBytes} bytes, and a binding of ${this.#gpu.adapter.description} ` +
+          `has at most ${most} (maxStorageBufferBindingSize)`,
+      );
+    const step = Math.floor(most / rowBytes / least) * least;
     const scales = termReader(packing, "scale");
     const offsets = termReader(packing, "offset");
     for (let row = 0; row < rows; row += step) {
@@ -143,11 +149,7 @@ export class Uploader {
     const { buffer: tables, map, places, mostPieces, mostPlaces } = await this.#tablesOf(packing);
     if (this.#bytes === null || this.#bytes.size < bytes.byteLength) {
       if (this.#bytes !== null) this.#gpu.free(this.#bytes);
-      this.#bytes = await this.#gpu.buffer(
-        "bytes of the file",
-        Math.max(bytes.byteLength, PIECE_BYTES / 16),
-        USAGE.storage | USAGE.copyDst,
-      );
+      this.#bytes = await this.#gpu.buffer("bytes of the file", bytes.byteLength, USAGE.storage | USAGE.copyDst);
     }
     device.queue.writeBuffer(this.#bytes, 0, bytes);
     const { columns, block_values, block_bytes, codes, unit_values, unit_bytes, units_per_row } = packing;
