@@ -1,8 +1,9 @@
-// The bodies of WGSL modules: each is valid with the default prelude, and the rounding of outputs is that of encode.
+// The bodies of WGSL modules: each is valid alone or with the default prelude, and the rounding of outputs is that of encode.
 
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
+import { LMMA_BODIES } from "../src/gpu/lmma.ts";
 import { encode } from "../src/ladder/encode.ts";
 import { fromNumber } from "../src/ladder/exact.ts";
 import { checker, errorsOf, lavapipe } from "./gpu.ts";
@@ -23,6 +24,36 @@ const ENTRIES = {
 test.each(Object.entries(ENTRIES))("%s.wgsl is valid with the default prelude", async (file, entry) => {
   const enable = file.endsWith("-subgroup") ? "enable subgroups;\n" : "";
   expect(await errorsOf(await checker(), enable + text("prelude") + text(file), entry)).toEqual([]);
+});
+
+/** Those that need no prelude. */
+const ALONE = {
+  activations: "activations",
+  attention: "attention",
+  gate: "join",
+  read: "read_all",
+  remember: "remember",
+  repack: "repack",
+  rope: "rope",
+  select: "keep",
+};
+
+test.each(Object.entries(ALONE))("%s.wgsl is valid alone", async (file, entry) => {
+  expect(await errorsOf(await checker(), text(file), entry)).toEqual([]);
+});
+
+test("embed.wgsl is valid with the default prelude, and rows that come from and go to somewhere", async () => {
+  const rows = `
+fn embed_row(m: u32) -> u32 { return m; }
+fn embed_store(m: u32, k: u32, four: vec4f) { store4(m, k, four); }
+`;
+  expect(await errorsOf(await checker(), text("prelude") + rows + text("embed"), "embed")).toEqual([]);
+});
+
+test("every file of shaders/ is among these, or part of one, or of the LMMA machine", () => {
+  const files = readdirSync(new URL("../shaders/", import.meta.url)).map((file) => file.replace(/\.wgsl$/, ""));
+  const parts = ["prelude", "round", "embed", ...LMMA_BODIES];
+  expect(files.toSorted()).toEqual([...Object.keys(ENTRIES), ...Object.keys(ALONE), ...parts].toSorted());
 });
 
 const ROUND = `${text("prelude")}${text("round")}
