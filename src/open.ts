@@ -6,7 +6,7 @@ import type { Choose } from "./cpu/backend.ts";
 import type { Average } from "./cpu/native.ts";
 import { DRIVER_HINT, openDawn } from "./dawn.ts";
 import { shaderTexts } from "./files.ts";
-import type { ChooseMethods } from "./gpu/codegen.ts";
+import type { ChooseMethods } from "./gpu/method.ts";
 import type { Arithmetic } from "./lutcore/tiling.ts";
 
 export interface OpenOptions {

@@ -3,7 +3,7 @@
 // Not here: the CPU's (bench.ts), other programs (bench-compare.ts).
 
 import type { WeightSource, WeightTensor } from "../backend.ts";
-import type { Method } from "../gpu/codegen.ts";
+import type { Method } from "../gpu/method.ts";
 import type { Type } from "../ladder/type.ts";
 import { open } from "../open.ts";
 import { makePlan, type Plan } from "../plan.ts";

@@ -6,7 +6,7 @@ import process from "node:process";
 import { Placements } from "../cpu/layout.ts";
 import { loadAddon, processorName, usableCores } from "../cpu/native.ts";
 import { aheadOf, AVERAGING, caseOf, type MatrixCase, methodsFor, staticKernel } from "../cpu/tuner.ts";
-import type { Method } from "../gpu/codegen.ts";
+import type { Method } from "../gpu/method.ts";
 import type { Type } from "../ladder/type.ts";
 import { findType, standardProgram } from "../library.ts";
 import { unlessAborted } from "../model/interrupt.ts";

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import process from "node:process";
 
 import type { Kernel } from "../cpu/tuner.ts";
-import type { Method, Methods } from "../gpu/codegen.ts";
+import type { Method, Methods } from "../gpu/method.ts";
 import { packageVersion } from "./version.ts";
 
 /** What was measured, by caseName of cpu/tuner.ts or gpuCaseName of gpu/tuner.ts. */

@@ -16,9 +16,10 @@ import {
 import type { WeightSource } from "../backend.ts";
 import type { Attention, Gemm, Op, Rope, ValueId } from "../ops.ts";
 import type { Plan } from "../plan.ts";
-import { ACTIVATION_GROUP, type Bodies, type Grid, type ChooseMethods, type Kernel, Kernels } from "./codegen.ts";
+import { ACTIVATION_GROUP, type Bodies, type Grid, type Kernel, Kernels } from "./codegen.ts";
 import { type Gpu, openGpu } from "./device.ts";
 import { type Fusion, fusionOf } from "./fuse.ts";
+import type { ChooseMethods } from "./method.ts";
 import { type Part, SelfTests, WeightStore } from "./weights.ts";
 import { USAGE } from "./upload.ts";
 

@@ -17,6 +17,7 @@ import {
 import type { Type } from "../ladder/type.ts";
 import type { Attention, Rope } from "../ops.ts";
 import type { Binding, KernelText } from "./device.ts";
+import type { ChooseMethods, Method, Methods } from "./method.ts";
 import type { Piece } from "./weights.ts";
 
 /** Activations are quantised in groups of so many values, as on the CPU (cpu/layout.ts has the reason). */
@@ -49,18 +50,6 @@ export type Layout =
   | "bytes"
   /** Decoded to f32 as they are loaded. */
   | "floats";
-
-/** How products are computed: codes times activations of eight bits, decoded values times f32, or sums from tables. */
-export type Method = "dot" | "decode" | "lookup";
-
-/** Which method does products with one row of activations and which those with more. */
-export interface Methods {
-  readonly one: Method;
-  readonly more: Method;
-}
-
-/** The methods for an (n, k) matrix of a type, where somebody knows better than the rule; else null. */
-export type ChooseMethods = (type: Type, n: number, k: number) => Methods | null;
 
 /** How matrices of a type lie on the device, and what kernels of them know. */
 export interface WeightForm {

@@ -5,7 +5,7 @@
 import type { Backend, Unavailable, WeightSource } from "../backend.ts";
 import type { Type } from "../ladder/type.ts";
 import { makePlan } from "../plan.ts";
-import type { Method, Methods } from "./codegen.ts";
+import type { Method, Methods } from "./method.ts";
 
 /** A kind of matrix of a model. */
 export interface GpuCase {

@@ -9,7 +9,7 @@ import { describe, expect, test } from "vitest";
 
 import { adapterChoices, addChoices, type Kept, processorChoices, readChoices } from "../../src/app/tuned.ts";
 import { packageVersion } from "../../src/app/version.ts";
-import type { Methods } from "../../src/gpu/codegen.ts";
+import type { Methods } from "../../src/gpu/method.ts";
 import { bestOf, type GpuTimes } from "../../src/gpu/tuner.ts";
 import { loadAddon, processorName } from "../../src/cpu/native.ts";
 import type { Kernel } from "../../src/cpu/tuner.ts";

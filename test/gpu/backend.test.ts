@@ -14,7 +14,7 @@ import { describe, expect } from "vitest";
 import type { Backend, Chunk, Unavailable } from "../../src/backend.ts";
 import { shaderTexts } from "../../src/files.ts";
 import { openGpuBackend } from "../../src/gpu/backend.ts";
-import type { Method } from "../../src/gpu/codegen.ts";
+import type { Method } from "../../src/gpu/method.ts";
 import { load } from "../../src/load.ts";
 import { encode } from "../../src/model/encode.ts";
 import { generate } from "../../src/model/generate.ts";

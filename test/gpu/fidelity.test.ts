@@ -8,7 +8,7 @@ import type { Backend, Chunk, Session, Unavailable } from "../../src/backend.ts"
 import { openCpu } from "../../src/cpu/backend.ts";
 import { shaderTexts } from "../../src/files.ts";
 import { openGpuBackend } from "../../src/gpu/backend.ts";
-import type { Method } from "../../src/gpu/codegen.ts";
+import type { Method } from "../../src/gpu/method.ts";
 import { load } from "../../src/load.ts";
 import { openReference } from "../../src/reference.ts";
 import { softwareGpu } from "../gpu.ts";
