@@ -6,6 +6,7 @@
 import {
   closeSync,
   constants,
+  existsSync,
   fstatSync,
   fsyncSync,
   openSync,
@@ -235,13 +236,20 @@ export interface SourceText {
   readonly text: string;
 }
 
+/** The path of what comes with the package, by its name in the package's root: the nearest folder with a package.json. */
+export function packageFile(name: string): string {
+  let [root, above] = [".", ".."].map((at) => new URL(at, import.meta.url)) as [URL, URL];
+  while (!existsSync(new URL("package.json", root)) && above.href !== root.href)
+    [root, above] = [above, new URL("..", above)];
+  return fileURLToPath(new URL(name, root));
+}
+
 /**
  * The `.ladder` files that come with the package, in order of name.
  * @throws FileError where the package's dsl folder is missing.
  */
 export function standardTexts(): readonly SourceText[] {
-  // This file lies one level below the package's root both as src/files.ts and as dist/files.js.
-  const folder = fileURLToPath(new URL("../dsl/", import.meta.url));
+  const folder = packageFile("dsl/");
   try {
     return readdirSync(folder)
       .filter((name) => name.endsWith(".ladder"))
@@ -257,7 +265,7 @@ export function standardTexts(): readonly SourceText[] {
  * @throws FileError where the package's shaders folder is missing.
  */
 export function shaderTexts(): ReadonlyMap<string, string> {
-  const folder = fileURLToPath(new URL("../shaders/", import.meta.url));
+  const folder = packageFile("shaders/");
   try {
     const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
     return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(folder + name, "utf8")]));

@@ -97,9 +97,9 @@ describe("the packed package", () => {
 
   test("carries code, types, declarations, model, binary and sources, and nothing of the tests", () => {
     for (const path of [
-      "dist/index.js",
-      "dist/index.d.ts",
-      "dist/app/cli.js",
+      "dist/src/index.js",
+      "dist/src/index.d.ts",
+      "dist/src/app/cli.js",
       "dsl/gguf.ladder",
       "LICENSE",
       "NOTICE",

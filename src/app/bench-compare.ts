@@ -9,6 +9,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
+import { packageFile } from "../files.ts";
 import { usableCores } from "../cpu/native.ts";
 import { type CaseLine, describe, RUN_OPTIONS, SHAPE_OPTIONS, shareOf, spread, withModel } from "./bench-model.ts";
 import type { Product } from "./bench-product.ts";
@@ -107,7 +108,7 @@ interface Peer {
 
 /** The package in the folder that the person names, in that of the tests, or in the current one. */
 function findPeer(name: string, folder: string | null): Peer | Unavailable {
-  const oracle = fileURLToPath(new URL("../../test/oracle", import.meta.url));
+  const oracle = packageFile("test/oracle");
   const folders = folder === null ? [oracle, process.cwd()] : [resolve(folder)];
   for (const at of folders) {
     const home = join(at, "node_modules", name);

@@ -3,11 +3,11 @@
 import { statSync } from "node:fs";
 import { basename, delimiter, join } from "node:path";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
+import { packageFile } from "../files.ts";
 
-/** A small model, and a text for it to go on with; this file lies two levels below the package's root. */
+/** A small model, and a text for it to go on with. */
 export const embedded: { readonly file: string; readonly prompt: string } = {
-  file: fileURLToPath(new URL("../../models/austen-5m-ternary.gguf", import.meta.url)),
+  file: packageFile("models/austen-5m-ternary.gguf"),
   prompt: "It is a truth universally acknowledged",
 };
 

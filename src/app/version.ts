@@ -1,9 +1,10 @@
-// The version of this installation, from package.json two levels above this file.
+// The version of this installation.
 
 import { readFileSync } from "node:fs";
 
+import { packageFile } from "../files.ts";
+
 export function packageVersion(): string {
-  const file = new URL("../../package.json", import.meta.url);
-  const { version }: { readonly version: string } = JSON.parse(readFileSync(file, "utf8"));
+  const { version }: { readonly version: string } = JSON.parse(readFileSync(packageFile("package.json"), "utf8"));
   return version;
 }

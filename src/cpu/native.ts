@@ -5,9 +5,9 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, cpus, freemem } from "node:os";
 import process from "node:process";
-import { fileURLToPath } from "node:url";
 
 import type { Unavailable } from "../backend.ts";
+import { packageFile } from "../files.ts";
 import type { Method } from "./layout.ts";
 
 /** A loaded model in native memory. Mirrors `Session` in native/addon.cpp. */
@@ -90,7 +90,7 @@ export interface Addon {
 
 /** Loads the addon built by native/build.mjs. */
 export function loadAddon(): Addon | Unavailable {
-  const file = fileURLToPath(new URL(`../../build/lutra-${process.platform}-${process.arch}.node`, import.meta.url));
+  const file = packageFile(`build/lutra-${process.platform}-${process.arch}.node`);
   const remedy =
     "install a C++20 compiler (Debian and Ubuntu: apt-get install g++), then run `npm rebuild lutra`, or `npm run build` in a checkout";
   if (!existsSync(file)) return { unavailable: `the native CPU backend is not built: ${remedy}` };

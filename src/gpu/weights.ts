@@ -45,7 +45,11 @@ export class SelfTests {
     let kinds = this.#known.get(type);
     if (kinds === undefined) this.#known.set(type, (kinds = new Map<WeightForm["layout"], Promise<string | null>>()));
     let found = kinds.get(layout);
-    if (found === undefined) kinds.set(layout, (found = run()));
+    if (found === undefined) {
+      kinds.set(layout, (found = run()));
+      // What could not be tried, as for want of memory, is tried again.
+      found.catch(() => kinds.delete(layout));
+    }
     return found;
   }
 }

@@ -7,7 +7,7 @@
 
 import { readFileSync, writeFileSync, writeSync } from "node:fs";
 
-import { FileError, load, ModelError, open, UnsupportedOp } from "../../dist/index.js";
+import { FileError, load, ModelError, open, UnsupportedOp } from "../../dist/src/index.js";
 
 const [file, copy, seed, first, count, isas] = process.argv.slice(2);
 const whole = readFileSync(file);

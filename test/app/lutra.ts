@@ -11,7 +11,7 @@ import { gguf, type FileToWrite } from "../model/write-gguf.ts";
 
 export const root: string = fileURLToPath(new URL("../../", import.meta.url));
 /** The program, as `npm run build:ts` makes it. */
-export const cli: string = join(root, "dist/app/cli.js");
+export const cli: string = join(root, "dist/src/app/cli.js");
 if (!existsSync(cli)) throw new Error(`no ${cli}: these tests run the built program; npm run build:ts builds it`);
 
 /** Far longer than any command here takes on a busy machine. */

@@ -286,7 +286,7 @@ test("where the native backend is missing, auto runs on the reference backend an
   const bare = join(folder, "bare");
   cpSync(join(root, "dist"), join(bare, "dist"), { recursive: true });
   for (const name of ["dsl", "models", "node_modules", "package.json"]) symlinkSync(join(root, name), join(bare, name));
-  const program = join(bare, "dist/app/cli.js");
+  const program = join(bare, "dist/src/app/cli.js");
   const missing =
     "the native CPU backend is not built: install a C++20 compiler (Debian and Ubuntu: apt-get install g++), " +
     "then run `npm rebuild lutra`, or `npm run build` in a checkout";

@@ -2,8 +2,8 @@
 // writes for each type. Prints a Markdown table; `node test/bench/decode.mjs Q4_0 IQ4_NL` takes these types alone.
 // A median of rounds over one mebivalue of random bytes, after a warm-up; not a test, since machines are shared.
 
-import { decode } from "../../dist/ladder/emit/codec.js";
-import { standardProgram } from "../../dist/library.js";
+import { decode } from "../../dist/src/ladder/emit/codec.js";
+import { standardProgram } from "../../dist/src/library.js";
 
 const VALUES = 2 ** 20;
 const ROUNDS = 15;

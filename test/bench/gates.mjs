@@ -18,7 +18,7 @@ else await hold(process.argv[2] ?? "smollm2-135m-instruct-q4_1.gguf");
 
 /** Prints the bytes a second from opening the model to the end of its preparation. */
 async function load(model) {
-  const lutra = await import(`${root}dist/index.js`);
+  const lutra = await import(`${root}dist/src/index.js`);
   const backend = await lutra.open("cpu");
   if ("unavailable" in backend) throw new Error(backend.unavailable);
   const start = performance.now();
@@ -35,7 +35,7 @@ function run(args) {
 }
 
 async function hold(name) {
-  const { findModel } = await import(`${root}dist/app/models.js`);
+  const { findModel } = await import(`${root}dist/src/app/models.js`);
   const model = findModel(name);
   const missing = !existsSync(model)
     ? `no ${name} in the folders of LUTRA_MODELS`
@@ -47,7 +47,7 @@ async function hold(name) {
     process.exit(process.env.CI ? 1 : 0);
   }
   const options = ["--threads", "1", "--rounds", String(ROUNDS), "--json"];
-  const cases = run([`${root}dist/app/cli.js`, "bench", "compare", model, ...options])
+  const cases = run([`${root}dist/src/app/cli.js`, "bench", "compare", model, ...options])
     .trimEnd()
     .split("\n")
     .map((line) => JSON.parse(line));

@@ -6,8 +6,8 @@
 
 import process from "node:process";
 
-import { load } from "../../dist/load.js";
-import { open } from "../../dist/open.js";
+import { load } from "../../dist/src/load.js";
+import { open } from "../../dist/src/open.js";
 
 const TEXTS = [
   "The capital of France is",

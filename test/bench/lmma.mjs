@@ -4,8 +4,8 @@
 // A median of rounds of processor time, that of the garbage collector and compiler included, after a warm-up; not a test,
 // since machines are shared. Not here: what is right (test/lutcore).
 
-import { load } from "../../dist/lutcore/exec.js";
-import { STAGE1 } from "../../dist/lutcore/mode.js";
+import { load } from "../../dist/src/lutcore/exec.js";
+import { STAGE1 } from "../../dist/src/lutcore/mode.js";
 
 const SIZE = 4096;
 const ROUNDS = 9;

@@ -18,7 +18,7 @@ const { values } = parseArgs({
   },
 });
 
-const { findModel } = await import(`${root}dist/app/models.js`);
+const { findModel } = await import(`${root}dist/src/app/models.js`);
 const REAL = "smollm2-135m-instruct-q4_1.gguf";
 
 const reads = [
@@ -52,7 +52,7 @@ function linesOf(args) {
   if (!command.includes(values.only)) return [];
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
-    [`${root}dist/app/cli.js`, "bench", ...args, "--json"],
+    [`${root}dist/src/app/cli.js`, "bench", ...args, "--json"],
     {
       encoding: "utf8",
     },

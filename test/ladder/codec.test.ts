@@ -82,8 +82,8 @@ test("where made code is forbidden, decode gives the same numbers", () => {
     return { name, bytes: [...bytes] };
   });
   const child = `
-    const { resolveProgram } = await import("./dist/ladder/resolve.js");
-    const { decode } = await import("./dist/ladder/emit/codec.js");
+    const { resolveProgram } = await import("./dist/src/ladder/resolve.js");
+    const { decode } = await import("./dist/src/ladder/emit/codec.js");
     let forbidden = false;
     try { new Function(""); } catch (error) { forbidden = error instanceof EvalError; }
     let text = "";
