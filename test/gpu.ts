@@ -9,6 +9,7 @@ import process from "node:process";
 import { create, globals } from "webgpu";
 
 import type { Unavailable } from "../src/backend.ts";
+import { pause } from "../src/dawn.ts";
 
 interface Driver {
   /** What Dawn finds its adapter by. */
@@ -55,7 +56,7 @@ export function softwareGpu(name: SoftwareDriver): GPU | Unavailable {
 }
 
 function created(options: string[]): GPU {
-  const gpu = create(options);
+  const gpu = Object.assign(create(options), { pause });
   kept.push(gpu);
   return gpu;
 }

@@ -29,7 +29,6 @@ test.each(Object.entries(ENTRIES))("%s.wgsl is valid with the default prelude", 
 /** Those that need no prelude. */
 const ALONE = {
   activations: "activations",
-  attention: "attention",
   gate: "join",
   read: "read_all",
   remember: "remember",
@@ -42,6 +41,13 @@ test.each(Object.entries(ALONE))("%s.wgsl is valid alone", async (file, entry) =
   expect(await errorsOf(await checker(), text(file), entry)).toEqual([]);
 });
 
+const ATTENTION = { attention: "attention", "attention-subgroup": "attention_subgroup" };
+
+test.each(Object.entries(ATTENTION))("%s.wgsl is valid with what they have in common", async (file, entry) => {
+  const enable = file.endsWith("-subgroup") ? "enable subgroups;\n" : "";
+  expect(await errorsOf(await checker(), enable + text("attention-parts") + text(file), entry)).toEqual([]);
+});
+
 test("embed.wgsl is valid with the default prelude, and rows that come from and go to somewhere", async () => {
   const rows = `
 fn embed_row(m: u32) -> u32 { return m; }
@@ -52,8 +58,9 @@ fn embed_store(m: u32, k: u32, four: vec4f) { store4(m, k, four); }
 
 test("every file of shaders/ is among these, or part of one, or of the LMMA machine", () => {
   const files = readdirSync(new URL("../shaders/", import.meta.url)).map((file) => file.replace(/\.wgsl$/, ""));
-  const parts = ["prelude", "round", "embed", ...LMMA_BODIES];
-  expect(files.toSorted()).toEqual([...Object.keys(ENTRIES), ...Object.keys(ALONE), ...parts].toSorted());
+  const parts = ["prelude", "round", "embed", "attention-parts", ...LMMA_BODIES];
+  const bodies = { ...ENTRIES, ...ALONE, ...ATTENTION };
+  expect(files.toSorted()).toEqual([...Object.keys(bodies), ...parts].toSorted());
 });
 
 const ROUND = `${text("prelude")}${text("round")}

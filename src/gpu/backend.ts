@@ -17,7 +17,7 @@ import type { WeightSource } from "../backend.ts";
 import type { Attention, Gemm, Op, Rope, ValueId } from "../ops.ts";
 import type { Plan } from "../plan.ts";
 import { ACTIVATION_GROUP, type Bodies, type Grid, type Kernel, Kernels } from "./codegen.ts";
-import { type Gpu, openGpu } from "./device.ts";
+import { type Gpu, type GpuSource, openGpu } from "./device.ts";
 import { type Fusion, fusionOf } from "./fuse.ts";
 import type { ChooseMethods } from "./method.ts";
 import { type Part, SelfTests, WeightStore } from "./weights.ts";
@@ -40,7 +40,7 @@ const ROW_WORDS = 4;
  * @param choose for an adapter by its description, how products of a matrix are computed; a rule decides where it is null
  */
 export async function openGpuBackend(
-  source: GPU,
+  source: GpuSource,
   bodies: Bodies,
   choose: (adapter: string) => ChooseMethods = () => () => null,
 ): Promise<Backend | Unavailable> {
@@ -273,7 +273,7 @@ class Builder {
           cache.values,
         ]);
         const straight = this.#isStraight(op, at);
-        await this.#add(kernels.attention(op, context, q, straight), [
+        const buffers = [
           step,
           rows,
           q === null ? rows : await this.#turnsOf(q),
@@ -283,7 +283,8 @@ class Builder {
           straight ? floats : this.#value(op.out),
           codes,
           scales,
-        ]);
+        ];
+        for (const kernel of kernels.attention(op, context, q, straight)) await this.#add(kernel, buffers);
       }
     }
   }

@@ -78,6 +78,8 @@ const LANES = 64;
 const MAX_WORKGROUPS = 65_535;
 /** Rows for which a tile of half the size is worth a kernel of its own. */
 const FEW_ROWS = 4;
+/** Queries that attention-subgroup.wgsl takes together. */
+const QUERIES = 8;
 /** More than any step has. */
 const ANY_ROWS = 2 ** 31;
 
@@ -279,16 +281,50 @@ ${this.body(body.file)}`;
   }
 
   /** Step, rows, the turns of queries, queries, both halves of the cache, out, and its codes and scales if they are wanted. */
-  attention({ heads, kvHeads, headDim, scale }: Attention, context: number, rope: Rope | null, codes: boolean): Kernel {
+  attention(
+    { heads, kvHeads, headDim, scale }: Attention,
+    context: number,
+    rope: Rope | null,
+    codes: boolean,
+  ): readonly Kernel[] {
     const sizes = { HEADS: heads, KV_HEADS: kvHeads, HEAD_DIM: headDim, CONTEXT: context };
     const constants = { ...sizes, SCALE: scale, ...turnsOf(rope), QUANTISED: Number(codes) };
     const uses = "uniform read read read read read write write write";
-    return this.#plain("attention", "attention", uses, constants, (m) => [heads, m, 1]);
+    const alone = this.#plain("attention", "attention", uses, constants, (m) => [heads, m, 1], "attention-parts");
+    const lanes = this.#adapter.subgroup;
+    const share = heads / kvHeads;
+    // Queries and sums of a workgroup are in its memory, of which every device has 16 KiB.
+    const bytes = 16 * QUERIES * Math.ceil(headDim / 2) + 4 * QUERIES;
+    if (lanes === 0 || !Number.isInteger(share) || bytes > 16_384) return [alone];
+    const together = this.#plain(
+      "attention-subgroup",
+      "attention_subgroup",
+      uses,
+      { ...constants, LANES: lanes },
+      (m) => [kvHeads, Math.ceil((m * share) / QUERIES), 1],
+      "attention-parts",
+    );
+    // One row has too few queries for the lanes of a GPU; a program has few lanes, and reads each key once.
+    if (this.#adapter.software) return [together];
+    return [
+      { ...alone, rows: [1, 1] },
+      { ...together, rows: [2, ANY_ROWS] },
+    ];
   }
 
-  #plain(file: string, entry: string, uses: string, constants: KernelText["constants"], grid: Grid): Kernel {
+  /** A body that needs no prelude but, where it is named, what several have in common. */
+  #plain(
+    file: string,
+    entry: string,
+    uses: string,
+    constants: KernelText["constants"],
+    grid: Grid,
+    parts: string | null = null,
+  ): Kernel {
     const bindings = uses.split(" ").map((use, binding) => ({ binding, use: use as Binding["use"] }));
-    return { text: { label: file, code: this.body(file), entry, bindings, constants }, grid };
+    const enable = file.endsWith("-subgroup") ? "enable subgroups;\n" : "";
+    const code = enable + (parts === null ? "" : this.body(parts)) + this.body(file);
+    return { text: { label: file, code, entry, bindings, constants }, grid };
   }
 }
 

@@ -66,6 +66,14 @@ export interface Gpu extends AsyncDisposable {
   settle<T>(work: Promise<T>): Promise<T>;
 }
 
+/**
+ * WebGPU as an environment offers it. Where the environment asks the driver over and over what has ended, as fast as its
+ * event loop turns, and so takes a core, `pause` is a short sleep between two turns; a browser is told and needs none.
+ */
+export interface GpuSource extends GPU {
+  readonly pause?: () => Promise<void>;
+}
+
 /** Buffers hold weights of whole matrices; a device gets what its adapter has, but no more than this is useful. */
 const WANTED_LIMITS = [
   "maxBufferSize",
@@ -82,7 +90,7 @@ const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render/i;
  * Opens the adapter that a browser or Dawn prefers.
  * @param gpu kept alive by what is returned: Dawn ends the process when it is collected earlier
  */
-export async function openGpu(gpu: GPU): Promise<Gpu | Unavailable> {
+export async function openGpu(gpu: GpuSource): Promise<Gpu | Unavailable> {
   let adapter: GPUAdapter | null;
   let device: GPUDevice;
   try {
@@ -111,15 +119,15 @@ class OpenGpu implements Gpu {
   readonly subgroup: Gpu["subgroup"];
   readonly hasF16: boolean;
   readonly maxBindingBytes: number;
-  /** Never read: see openGpu. */
-  readonly kept: GPU;
+  /** For as long as this lives: see openGpu. */
+  readonly kept: GpuSource;
   readonly #pipelines = new Map<string, Promise<GPUComputePipeline>>();
   readonly #held = new Map<GPUBuffer, number>();
   #bytes = 0;
   /** Why the device is gone, or what a call did wrong that no one waited for. */
   #failure: Error | null = null;
 
-  constructor(gpu: GPU, adapter: AdapterFacts, device: GPUDevice) {
+  constructor(gpu: GpuSource, adapter: AdapterFacts, device: GPUDevice) {
     this.kept = gpu;
     this.device = device;
     this.adapter = adapter;
@@ -217,7 +225,14 @@ class OpenGpu implements Gpu {
   }
 
   async settle<T>(work: Promise<T>): Promise<T> {
+    const { pause } = this.kept;
     try {
+      if (pause !== undefined) {
+        let isOver = false;
+        const end = (): void => void (isOver = true);
+        work.then(end, end);
+        while (!isOver) await pause();
+      }
       const result = await work;
       if (this.#failure !== null) throw this.#failure;
       return result;
