@@ -15,6 +15,8 @@ interface Entry {
 
 const COMMANDS: Readonly<Record<string, Entry>> = {
   run: { about: "generate text", load: async () => (await import("./run.ts")).run },
+  chat: { about: "talk with a model", load: async () => (await import("./chat.ts")).chat },
+  serve: { about: "serve a model to clients of OpenAI's API", load: async () => (await import("./serve.ts")).serve },
   eval: {
     about: "measure how well a model predicts a text",
     load: async () => (await import("./evaluate.ts")).evaluate,
@@ -45,6 +47,14 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   compile: {
     about: "kernels for a matrix product of any declared types",
     load: async () => (await import("./compile.ts")).compile,
+  },
+  ppa: {
+    about: "what a dot product unit costs in silicon: area, time, energy",
+    load: async () => (await import("./ppa.ts")).ppa,
+  },
+  rtl: {
+    about: "Verilog of a dot product unit or an array, with a testbench",
+    load: async () => (await import("./rtl.ts")).rtl,
   },
   doctor: { about: "what this machine offers", load: async () => (await import("./doctor.ts")).doctor },
 };

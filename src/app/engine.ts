@@ -175,6 +175,8 @@ interface Start {
   /** Context where it is not given and the model was trained on more. */
   readonly usualContext: number;
   readonly phases: Phases;
+  /** Sequences at once; 1 where it is not given. */
+  readonly slots?: number;
 }
 
 /**
@@ -185,8 +187,13 @@ interface Start {
 export async function startEngine(file: string, values: EngineValues, start: Start): Promise<Engine> {
   const device = deviceFor(values);
   const { ctx: context } = values;
-  const { usualContext, phases } = start;
-  const model = load(file, { ...(context !== null && { context }), usualContext, phase: (name) => phases.step(name) });
+  const { usualContext, phases, slots = 1 } = start;
+  const model = load(file, {
+    ...(context !== null && { context }),
+    usualContext,
+    slots,
+    phase: (name) => phases.step(name),
+  });
   const { trainedContext } = model.config;
   if (context !== null && context > trainedContext)
     note(

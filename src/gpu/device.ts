@@ -228,10 +228,10 @@ class OpenGpu implements Gpu {
     const { pause } = this.kept;
     try {
       if (pause !== undefined) {
-        let isOver = false;
-        const end = (): void => void (isOver = true);
+        const state = { isOver: false };
+        const end = (): void => void (state.isOver = true);
         work.then(end, end);
-        while (!isOver) await pause();
+        while (!state.isOver) await pause();
       }
       const result = await work;
       if (this.#failure !== null) throw this.#failure;

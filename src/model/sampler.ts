@@ -1,4 +1,5 @@
-// From logits to the next token: repeat penalty, top-k, top-p, min-p, temperature, in this order, then one draw.
+// From logits to the next token: what a grammar allows, logit bias, repeat penalty, frequency and presence penalty,
+// top-k, top-p, min-p, temperature, in this order, then one draw.
 // The filters and their order are llama.cpp's; the generator is ours, so that a seed means the same text for ever.
 // Not here: the loop over tokens (generate.ts). Equal logits rank by token id, so that every set is defined exactly.
 
@@ -16,17 +17,30 @@ export interface Sampling {
   readonly repeatPenalty: number;
   /** Any 64-bit number, 0 to 2^64 - 1. */
   readonly seed: bigint;
+  /** Subtracted from a token's logit for each time that it was drawn, as in OpenAI's API; 0 where it is not given. */
+  readonly frequencyPenalty?: number;
+  /** Subtracted once from the logits of tokens that were drawn; 0 where it is not given. */
+  readonly presencePenalty?: number;
+  /** Added to the logits of these tokens, before any penalty. */
+  readonly logitBias?: ReadonlyMap<number, number>;
 }
 
 /** Draws tokens; remembers what came before, and the state of its generator. */
 export interface Sampler {
-  /** Counts a token, of the prompt or drawn, as one of the last. */
-  accept(token: number): void;
+  /** Counts a token as one of the last; `from` says whether it was drawn, and did not stand in the prompt. */
+  accept(token: number, from?: "prompt" | "draw"): void;
   /**
    * A token for the logits (vocabulary); they are left as they are. The token is not accepted yet.
-   * @throws LogitsError where a logit is NaN or +Infinity, or all are -Infinity
+   * @param allowed (vocabulary / 32) bit t % 32 of word t / 32 says whether token t may be drawn; all where it is null
+   * @throws LogitsError where a logit is NaN or +Infinity, or all that are allowed are -Infinity
    */
-  draw(logits: Float32Array): number;
+  draw(logits: Float32Array, allowed?: Int32Array | null): number;
+}
+
+/** A token with the natural logarithm of its probability. */
+export interface Likelihood {
+  readonly token: number;
+  readonly logprob: number;
 }
 
 /** Logits that give no distribution. Which file is damaged is known to those who opened it. */
@@ -57,14 +71,17 @@ const CLASSES = 1024;
 export function makeSampler(sampling: Sampling): Sampler {
   const random = generator(sampling.seed);
   const recent: number[] = [];
+  const drawn = new Map<number, number>();
   return {
-    accept(token) {
+    accept(token, from = "prompt") {
       recent.push(token);
       if (recent.length > REPEAT_WINDOW) recent.shift();
+      if (from === "draw") drawn.set(token, (drawn.get(token) ?? 0) + 1);
     },
-    draw(logits) {
-      if (sampling.temperature === 0) return largest(penalized(logits, sampling, recent));
-      const { tokens, probabilities } = chooseFrom(logits, sampling, recent);
+    draw(logits, allowed = null) {
+      const left = allowed === null ? logits : masked(logits, allowed);
+      if (sampling.temperature === 0) return largest(penalized(left, sampling, recent, drawn));
+      const { tokens, probabilities } = chooseFrom(left, sampling, recent, drawn);
       let rest = random();
       let last = 0;
       for (let i = 0; i < tokens.length; i++) {
@@ -82,11 +99,17 @@ export function makeSampler(sampling: Sampling): Sampler {
 /**
  * The distribution that a token is drawn from, for a temperature above 0.
  * @param recent the last tokens, for the repeat penalty
+ * @param drawn how often each token was drawn, for the frequency and presence penalties
  * @throws LogitsError as `Sampler.draw`
  */
-export function chooseFrom(logits: Float32Array, sampling: Sampling, recent: readonly number[]): Choice {
+export function chooseFrom(
+  logits: Float32Array,
+  sampling: Sampling,
+  recent: readonly number[],
+  drawn: ReadonlyMap<number, number> = new Map(),
+): Choice {
   const { temperature } = sampling;
-  const scores = penalized(logits, sampling, recent);
+  const scores = penalized(logits, sampling, recent, drawn);
   const tokens = filtered(scores, sampling);
   let top = -Infinity;
   for (let i = 0; i < tokens.length; i++) top = Math.max(top, scores[tokens[i]!]!);
@@ -101,15 +124,56 @@ export function chooseFrom(logits: Float32Array, sampling: Sampling, recent: rea
   return { tokens, probabilities };
 }
 
-/** The logits with the repeat penalty; the same array where there is none. */
-function penalized(logits: Float32Array, { repeatPenalty }: Sampling, recent: readonly number[]): Float32Array {
-  if (repeatPenalty === 1) return logits;
+/**
+ * How likely a token was, and which were the likeliest: of the model's own distribution, before penalties and filters
+ * and at temperature 1, in descending order, of equals the lower id first.
+ */
+export function likelihoods(
+  logits: Float32Array,
+  token: number,
+  count: number,
+): { readonly drawn: Likelihood; readonly likeliest: readonly Likelihood[] } {
+  const best: number[] = [];
+  const top = logits[largest(logits)]!;
+  let sum = 0;
+  for (let i = 0; i < logits.length; i++) {
+    const logit = logits[i]!;
+    sum += Math.exp(logit - top);
+    if (best.length === count && !(count > 0 && logit > logits[best[count - 1]!]!)) continue;
+    const at = best.findIndex((other) => logit > logits[other]!);
+    best.splice(at === -1 ? best.length : at, 0, i);
+    best.length = Math.min(best.length, count);
+  }
+  const base = top + Math.log(sum);
+  const of = (id: number): Likelihood => ({ token: id, logprob: (logits[id] ?? -Infinity) - base });
+  return { drawn: of(token), likeliest: best.map(of) };
+}
+
+/** The logits with bias and penalties; the same array where there are none. */
+function penalized(
+  logits: Float32Array,
+  { repeatPenalty, frequencyPenalty = 0, presencePenalty = 0, logitBias }: Sampling,
+  recent: readonly number[],
+  drawn: ReadonlyMap<number, number>,
+): Float32Array {
+  const isCounted = frequencyPenalty !== 0 || presencePenalty !== 0;
+  if (repeatPenalty === 1 && !isCounted && logitBias === undefined) return logits;
   const scores = logits.slice();
-  for (const token of new Set(recent)) {
+  for (const [token, bias] of logitBias ?? []) scores[token] = (scores[token] ?? 0) + bias;
+  for (const token of repeatPenalty === 1 ? [] : new Set(recent)) {
     const logit = scores[token] ?? 0;
     scores[token] = logit > 0 ? logit / repeatPenalty : logit * repeatPenalty;
   }
+  for (const [token, times] of isCounted ? drawn : [])
+    scores[token] = (scores[token] ?? 0) - times * frequencyPenalty - presencePenalty;
   return scores;
+}
+
+/** The logits with -Infinity where the bit of a token is 0. */
+function masked(logits: Float32Array, allowed: Int32Array): Float32Array {
+  const left = logits.slice();
+  for (let i = 0; i < left.length; i++) if (((allowed[i >> 5]! >>> (i & 31)) & 1) === 0) left[i] = -Infinity;
+  return left;
 }
 
 /** The token of the largest logit, the first of equals. */

@@ -15,7 +15,7 @@ describe("wrong usage ends with exit code 2:", () => {
   test.each([
     [
       ["frobnicate"],
-      'there is no command "frobnicate"; commands are run, eval, inspect, bench, tune, quantize, check, explain, fmt, convert, compile, doctor',
+      'there is no command "frobnicate"; commands are run, chat, serve, eval, inspect, bench, tune, quantize, check, explain, fmt, convert, compile, ppa, rtl, doctor',
     ],
     [["rnu"], 'there is no command "rnu"; did you mean "run"?'],
     [
@@ -75,7 +75,8 @@ describe("wrong usage ends with exit code 2:", () => {
 });
 
 describe("help", () => {
-  const commands = "run eval inspect bench tune quantize check explain fmt convert compile doctor".split(" ");
+  const commands =
+    "run chat serve eval inspect bench tune quantize check explain fmt convert compile ppa rtl doctor".split(" ");
   test.each(commands)("of %s is what the golden file shows", async (name) => {
     const { code, out, err } = lutra([name, "--help", "--nonsense"]);
     expect([code, err]).toEqual([0, ""]);

@@ -115,7 +115,7 @@ describe("the embedded model", () => {
   testWith(both, `${GREEDY_TOKENS} greedy tokens are the reference's best, or close to it`, async ({ gpu, cpu }) => {
     const model = load(embeddedModel);
     const tokenizer = await model.tokenizer();
-    for (const method of ["decode", "dot"] as const) {
+    for (const method of ["decode", "dot", "lookup"] as const) {
       await using backend = await gpuBackend(gpu, method);
       for (const text of PROMPTS.slice(0, 2)) {
         const prompt = tokenizer.encode(text, { special: false });
