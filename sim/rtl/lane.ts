@@ -190,19 +190,17 @@ function addProducts(c: Circuit, columns: Columns, { row, w }: Operands, { k, we
   for (const [j, a] of slicesOf(row, row.length / k).entries()) includeSignedProduct(c, columns, a, weights[j]!);
 }
 
+/** An activation with its bit: that is its sign, or, where a sign for all is given, whether it counts. */
+function takenBy(c: Circuit, a: Net, bit: Bit, subtract: Bit | null): { taken: Net; negative: Bit } {
+  if (subtract === null) return { taken: a, negative: c.not([bit])[0]! };
+  const bits = a.map(() => bit);
+  return { taken: c.and(a, bits, "taken"), negative: subtract };
+}
+
 /** Each activation once: signs by its bit, or where bits are 1 and 0 all the same sign. */
 function addActivations(c: Circuit, columns: Columns, { row, w, subtract }: Operands, bits: number): void {
   for (const [j, a] of slicesOf(row, bits).entries()) {
-    const bit = w[j]!;
-    const negative = subtract ?? c.not([bit])[0]!;
-    const taken =
-      subtract === null
-        ? a
-        : c.and(
-            a,
-            a.map(() => bit),
-            "taken",
-          );
+    const { taken, negative } = takenBy(c, a, w[j]!, subtract);
     includeSigned(c, columns, inverted(c, taken, negative));
     include(columns, [negative]);
   }
@@ -258,16 +256,7 @@ function macOrAddTerms(config: RtlConfig, floats: Floats, { row, w, plane, subtr
     return { terms: cutTerms(floats, products), offset: 2 * bias, places: 2 * fractionBits };
   }
   const terms = activations.map((a, j) => {
-    const bit = w[j]!;
-    const negative = subtract ?? c.not([bit])[0]!;
-    const taken =
-      subtract === null
-        ? a
-        : c.and(
-            a,
-            a.map(() => bit),
-            "taken",
-          );
+    const { taken, negative } = takenBy(c, a, w[j]!, subtract);
     const sign = c.xor([taken.at(-1)!], [negative], "sign")[0]!;
     return scaled(floats, unpacked(floats, [...taken.slice(0, -1), sign], float), plane);
   });

@@ -18,6 +18,7 @@ import { type Engine, ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { rate } from "./figures.ts";
 import { findModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
+import { SAMPLING_OPTIONS, samplingOf } from "./sampling.ts";
 import { harmless, note } from "./terminal.ts";
 
 const OPTIONS = {
@@ -30,11 +31,7 @@ const OPTIONS = {
     max: 2 ** 24,
     fallback: null,
   },
-  temperature: { kind: "number", about: "0 takes the likeliest token each time", min: 0, max: 100, fallback: 0.8 },
-  "top-k": { kind: "integer", about: "keep the k likeliest tokens; 0: all", min: 0, max: 2 ** 31 - 1, fallback: 40 },
-  "top-p": { kind: "number", about: "keep the likeliest up to this sum; 1: all", min: 0, max: 1, fallback: 0.95 },
-  "min-p": { kind: "number", about: "keep those of this share of the likeliest", min: 0, max: 1, fallback: 0.05 },
-  "repeat-penalty": { kind: "number", about: "against the last 64 tokens; 1: none", min: 0.1, max: 10, fallback: 1 },
+  ...SAMPLING_OPTIONS,
   seed: { kind: "u64", about: "repeats a conversation" },
   system: { kind: "text", about: "system message" },
 } as const;
@@ -210,14 +207,7 @@ function makeConversation(
   }
 
   function optionsOf(): SequenceOptions {
-    const sampling = {
-      temperature: values.temperature,
-      topK: values["top-k"],
-      topP: values["top-p"],
-      minP: values["min-p"],
-      repeatPenalty: values["repeat-penalty"],
-      seed,
-    };
+    const sampling = samplingOf(values, seed);
     seed = BigInt.asUintN(64, seed + 1n);
     return { sampling, maxTokens, stop: [], context };
   }

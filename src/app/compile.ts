@@ -8,7 +8,7 @@ import { mkdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import process from "node:process";
 
-import { createFile, FileError, type FileSink, shaderTexts } from "../files.ts";
+import { FileError, shaderTexts } from "../files.ts";
 import {
   compile as compileProduct,
   type CompileRequest,
@@ -19,6 +19,7 @@ import { resolveProgram } from "../ladder/resolve.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { bytes } from "./figures.ts";
 import { printFindings } from "./findings.ts";
+import { writeAll } from "./folder.ts";
 import { lmmaProduct } from "./lmma.ts";
 import { named, PRODUCT_OPTIONS, productNamed, readTexts } from "./program.ts";
 import { escaped, printJson } from "./terminal.ts";
@@ -133,25 +134,6 @@ function makeFolder(path: string): void {
 
 function codeOf(error: unknown): string {
   return error instanceof Error && "code" in error ? String(error.code) : String(error);
-}
-
-function writeAll(
-  folder: string,
-  files: readonly { readonly name: string; readonly text: string }[],
-  inputs: readonly string[],
-): void {
-  const sinks: FileSink[] = [];
-  try {
-    for (const { name, text } of files) {
-      const content = Buffer.from(text);
-      const sink = createFile(join(folder, name), content.length, inputs);
-      sinks.push(sink);
-      sink.write(content);
-    }
-    for (const sink of sinks) sink.commit();
-  } finally {
-    for (const sink of sinks) sink.abandon();
-  }
 }
 
 /** What has been compiled, for people. */

@@ -9,8 +9,9 @@ import process from "node:process";
 import { ACTIVATIONS, ConfigError, KINDS, readConfig, type RtlConfig } from "../../sim/rtl/config.ts";
 import { designOf, type Design } from "../../sim/rtl/design.ts";
 import { testbenchOf, vectorsOf } from "../../sim/rtl/testbench.ts";
-import { createFile, FileError, type FileSink, openFile, packageFile } from "../files.ts";
+import { FileError, openFile, packageFile } from "../files.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
+import { writeAll } from "./folder.ts";
 import { escaped, printJson } from "./terminal.ts";
 
 const OPTIONS = {
@@ -106,8 +107,10 @@ async function writeDesign(values: Values<typeof OPTIONS>, [path]: readonly stri
     { name: "config.json", text: `${JSON.stringify(config, null, 2)}\n` },
     { name: "README.txt", text: readmeOf(design, steps.length, values.seed) },
   ];
-  writeAll(values.output, files, path, values.force);
-  const written = files.map(({ name }) => join(values.output!, name));
+  const names = files.map(({ name }) => name);
+  makeRoom(values.output, names, values.force);
+  writeAll(values.output, files, values.force ? [] : [path]);
+  const written = names.map((name) => join(values.output!, name));
   const { top, ports, latency, interleave } = design;
   if (values.json) {
     const facts = { top, latency_cycles: latency, interleave, vectors: steps.length, seed: values.seed };
@@ -166,31 +169,15 @@ function parsed(text: string): unknown {
   }
 }
 
-function writeAll(
-  folder: string,
-  files: readonly { readonly name: string; readonly text: string }[],
-  input: string,
-  force: boolean,
-): void {
+/** Makes sure that the folder is there and that nothing in it is replaced unasked. */
+function makeRoom(folder: string, names: readonly string[], force: boolean): void {
   const there = statSync(folder, { throwIfNoEntry: false });
   if (there !== undefined && !there.isDirectory())
     throw new FileError(`${folder}: there is a file of that name; name a folder`);
-  const taken = files.find(({ name }) => statSync(join(folder, name), { throwIfNoEntry: false }) !== undefined);
+  const taken = names.find((name) => statSync(join(folder, name), { throwIfNoEntry: false }) !== undefined);
   if (taken !== undefined && !force)
-    throw new FileError(`${join(folder, taken.name)}: is there already; --force replaces it`);
+    throw new FileError(`${join(folder, taken)}: is there already; --force replaces it`);
   if (there === undefined) makeFolder(folder);
-  const sinks: FileSink[] = [];
-  try {
-    for (const { name, text } of files) {
-      const content = Buffer.from(text);
-      const sink = createFile(join(folder, name), content.length, force ? [] : [input]);
-      sinks.push(sink);
-      sink.write(content);
-    }
-    for (const sink of sinks) sink.commit();
-  } finally {
-    for (const sink of sinks) sink.abandon();
-  }
 }
 
 function makeFolder(path: string): void {

@@ -10,12 +10,12 @@ import { DEFAULT_CONTEXT, type Model } from "../load.ts";
 import type { Work } from "../lutcore/backend.ts";
 import { type Generated, generate } from "../model/generate.ts";
 import { unlessAborted } from "../model/interrupt.ts";
-import type { Sampling } from "../model/sampler.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { type Engine, ENGINE_OPTIONS, naming, startEngine } from "./engine.ts";
 import { rate } from "./figures.ts";
 import { embedded, findModel, looksLikeModel } from "./models.ts";
 import { makePhases } from "./phases.ts";
+import { SAMPLING_OPTIONS, samplingOf } from "./sampling.ts";
 import { dim, harmless, makeProgress, note, peakMib, printJson } from "./terminal.ts";
 import { casesOf, measure, unmeasured } from "./tune.ts";
 import { workFor, workTable } from "./work.ts";
@@ -34,11 +34,7 @@ const OPTIONS = {
     max: 2 ** 24,
     fallback: null,
   },
-  temperature: { kind: "number", about: "0 takes the likeliest token each time", min: 0, max: 100, fallback: 0.8 },
-  "top-k": { kind: "integer", about: "keep the k likeliest tokens; 0: all", min: 0, max: 2 ** 31 - 1, fallback: 40 },
-  "top-p": { kind: "number", about: "keep the likeliest up to this sum; 1: all", min: 0, max: 1, fallback: 0.95 },
-  "min-p": { kind: "number", about: "keep those of this share of the likeliest", min: 0, max: 1, fallback: 0.05 },
-  "repeat-penalty": { kind: "number", about: "against the last 64 tokens; 1: none", min: 0.1, max: 10, fallback: 1 },
+  ...SAMPLING_OPTIONS,
   seed: { kind: "u64", about: "repeats a run; the summary names a run's seed" },
   stop: { kind: "texts", about: "end before this text; may be given several times" },
   system: { kind: "text", about: "system message, for models with a chat template" },
@@ -196,14 +192,7 @@ async function produce(
   isPromptShown: boolean,
   signal: AbortSignal,
 ): Promise<Output> {
-  const sampling: Sampling = {
-    temperature: values.temperature,
-    topK: values["top-k"],
-    topP: values["top-p"],
-    minP: values["min-p"],
-    repeatPenalty: values["repeat-penalty"],
-    seed,
-  };
+  const sampling = samplingOf(values, seed);
   const { context } = model.plan.cache;
   const maxTokens = values["max-tokens"] ?? Math.max(1, Math.min(USUAL_TOKENS, Math.floor(context / 2)));
   const options = { sampling, maxTokens, stop: values.stop, context, signal };

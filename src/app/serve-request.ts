@@ -6,6 +6,7 @@ import { ModelError } from "../model/metadata.ts";
 import type { Sampling } from "../model/sampler.ts";
 import type { SequenceOptions } from "../model/sequence.ts";
 import type { Message } from "../model/template.ts";
+import { SAMPLING_OPTIONS } from "./sampling.ts";
 import { ApiError, bad, type Body, booleanIn, brief, given, integerIn, isObject, numberIn } from "./serve-error.ts";
 import type { GrammarSource } from "./serve-grammar.ts";
 import { refusalOf } from "./serve-schema.ts";
@@ -40,11 +41,11 @@ const ROLES: ReadonlySet<unknown> = new Set(["system", "developer", "user", "ass
 
 /** What is used where a request does not say. */
 export const DEFAULTS: Omit<Sampling, "seed"> = {
-  temperature: 0.8,
-  topK: 40,
-  topP: 0.95,
-  minP: 0.05,
-  repeatPenalty: 1,
+  temperature: SAMPLING_OPTIONS.temperature.fallback,
+  topK: SAMPLING_OPTIONS["top-k"].fallback,
+  topP: SAMPLING_OPTIONS["top-p"].fallback,
+  minP: SAMPLING_OPTIONS["min-p"].fallback,
+  repeatPenalty: SAMPLING_OPTIONS["repeat-penalty"].fallback,
 };
 
 /** @throws ApiError */
