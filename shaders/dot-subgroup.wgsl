@@ -1,9 +1,9 @@
 // out = a . w^T where both sides are integer codes with scales, as dot.wgsl, for machines that multiply no bytes and where a
 // lane's own loads are dear and shuffles are not: software ones (lavapipe). Each lane of a subgroup reads 16 activations of
 // M_TILE rows of a, and hands them on to all by shuffles; a lane takes four neighbouring rows of w and all of k.
-// Codes of few bits are multiplied two rows of w at a time: with one row in the low half of a word and one in the high half,
-// a product of that word has both (the same idea packs two 8-bit products into one multiplier of an FPGA: Fu et al., "Deep
-// Learning with INT8 Optimization on Xilinx Devices", WP486, 2016). The prelude says how rows lie in Sums, the body does not.
+// Codes of few bits are multiplied two values of k at a time: with both in one word on either side, the middle of a product
+// of words is the sum of two (two 8-bit products in one multiplier of an FPGA are of the same kind: Fu et al., "Deep Learning
+// with INT8 Optimization on Xilinx Devices", WP486, 2016). The prelude says how values lie in words, the body does not.
 // Rows of a are a queue, moved on by one for each, so that what reads and stores them, which compilers take long for, is in
 // the text once. Needs the packed and the sums part of the prelude, a_bytes, a_scale with the same scale for 16 values, no
 // offsets of a, and the feature subgroups, of at least 4 lanes; any number of them does.
@@ -13,7 +13,10 @@ const ONES = 0x01010101u;
 
 /** 16 values of a row of a. */
 struct Row {
-  codes: vec4u,
+  q0: Input,
+  q1: Input,
+  q2: Input,
+  q3: Input,
   scale: f32,
   /** What their sums begin with. */
   seed: i32,
@@ -29,21 +32,18 @@ fn row_of(m: u32, k: u32) -> Row {
     dot4I8Packed(codes.z, ONES) + dot4I8Packed(codes.w, ONES),
   );
   let sum = pairs.x + pairs.y;
-  return Row(codes, scale, w_seed(sum), select(0f, f32(sum) * scale, W_OFFSET));
+  let total = select(0f, f32(sum) * scale, W_OFFSET);
+  return Row(w_input(codes.x), w_input(codes.y), w_input(codes.z), w_input(codes.w), scale, w_seed(sum), total);
 }
 
-/** Products of four values of k, whose codes of a are a word of lane i. */
-fn four(codes: u32, i: u32, w: Four) -> Sums {
-  let word = bitcast<i32>(subgroupShuffle(codes, i));
-  return (w.k0 * extractBits(word, 0u, 8u) + w.k1 * extractBits(word, 8u, 8u))
-    + (w.k2 * extractBits(word, 16u, 8u) + w.k3 * extractBits(word, 24u, 8u));
-}
+/** Products of four values of k, which lane i has. */
+fn four(a: Input, i: u32, w: Four) -> vec4i { return w_products(subgroupShuffle(a, i), w); }
 
 /** Adds the products of the 16 values of lane i to four outputs. */
 fn add(sum: ptr<function, vec4f>, a: Row, i: u32, w: Factors, scale: vec4f, offset: vec4f) {
-  let sums = Sums(subgroupShuffle(a.seed, i))
-    + ((four(a.codes.x, i, w.q0) + four(a.codes.y, i, w.q1)) + (four(a.codes.z, i, w.q2) + four(a.codes.w, i, w.q3)));
-  *sum += vec4f(w_apart(sums)) * (subgroupShuffle(a.scale, i) * scale);
+  let sums = vec4i(subgroupShuffle(a.seed, i))
+    + ((four(a.q0, i, w.q0) + four(a.q1, i, w.q1)) + (four(a.q2, i, w.q2) + four(a.q3, i, w.q3)));
+  *sum += vec4f(w_sums(sums)) * (subgroupShuffle(a.scale, i) * scale);
   if (W_OFFSET) { *sum += subgroupShuffle(a.total, i) * offset; }
 }
 

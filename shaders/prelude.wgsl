@@ -118,10 +118,10 @@ fn scaled(products: vec4i, a_sum: i32, w_sums: vec4i, m: u32, n: u32, k: u32) ->
 /** Values with the same scale and offset, a multiple of 16. */
 const W_GROUP = 32u;
 
-/** Sums of four rows: one in each word, or two in the halves of one where they fit. Here: one. */
-alias Sums = vec4i;
-/** What a code of a is multiplied by for the sums of four rows: four values of k, and 16 of them. */
-struct Four { k0: Sums, k1: Sums, k2: Sums, k3: Sums }
+/** Four codes of a as products take them: here one in a word. Types of few bits have two values of k in one. */
+alias Input = vec4i;
+/** What those are multiplied by for the sums of four rows: four values of k, and 16 of them. */
+struct Four { k0: vec4i, k1: vec4i, k2: vec4i, k3: vec4i }
 struct Factors { q0: Four, q1: Four, q2: Four, q3: Four }
 
 /** Values 16 * part and on of the units. */
@@ -135,11 +135,19 @@ fn w_four(words: vec4u) -> Four {
   return Four(extractBits(codes, 0u, 8u), extractBits(codes, 8u, 8u), extractBits(codes, 16u, 8u), extractBits(codes, 24u, 8u));
 }
 
+fn w_input(codes: u32) -> Input {
+  let word = bitcast<i32>(codes);
+  return Input(extractBits(word, 0u, 8u), extractBits(word, 8u, 8u), extractBits(word, 16u, 8u), extractBits(word, 24u, 8u));
+}
+
+/** Products of four values of k, summed; sums of 16 values wrap. */
+fn w_products(a: Input, w: Four) -> vec4i { return w.k0 * a[0] + w.k1 * a[1] + w.k2 * a[2] + w.k3 * a[3]; }
+
 /** What sums begin with: factors may differ from codes by a constant, which is multiplied by the sum of the codes of a. */
 fn w_seed(a_sum: i32) -> i32 { return 0i; }
 
-/** The sums of the four rows. */
-fn w_apart(sums: Sums) -> vec4i { return sums; }
+/** Of a sum of 16 products that began with the seed, what was wanted. */
+fn w_sums(sums: vec4i) -> vec4i { return sums; }
 
 // --- lookup: weights as bit planes; value = scale * (sum of 2^p * (2 bit_p - 1)) + offset -----------------------------
 

@@ -5,7 +5,7 @@ const usual = {
   testTimeout: 120_000,
   hookTimeout: 300_000,
 } as const;
-const SIDE_BY_SIDE = ["test/ladder/**/*.test.ts", "test/lutcore/**/*.test.ts", "test/model/**/*.test.ts"];
+const SIDE_BY_SIDE = ["ladder", "lutcore", "model", "native", "sim"].map((folder) => `test/${folder}/**/*.test.ts`);
 
 // Files of what is pure run two at a time, then the others one by one: these use both cores themselves, and memory and
 // processes are measured in some.

@@ -2,8 +2,8 @@
 // task is JSON on stdin, the figures are JSON on stdout. Started by bench-compare.ts.
 // What a peer does is what its own documentation shows, with as many threads as it is told, or on the GPU by Vulkan or WebGPU.
 
-import { readFileSync } from "node:fs";
 import process from "node:process";
+import { text } from "node:stream/consumers";
 import { pathToFileURL } from "node:url";
 
 import type { Product } from "./bench-product.ts";
@@ -151,7 +151,7 @@ async function run(task: Task): Promise<object> {
 }
 
 try {
-  const answer = JSON.stringify(await run(JSON.parse(readFileSync(0, "utf8")) as Task));
+  const answer = JSON.stringify(await run(JSON.parse(await text(process.stdin)) as Task));
   // Standard output is a pipe: all of it must be taken before the process may end. Peers keep threads that would not.
   process.stdout.write(`${answer}\n`, () => process.exit());
 } catch (error) {

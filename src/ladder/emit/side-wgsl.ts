@@ -416,53 +416,43 @@ fn w_values(units: Units, n: u32, k: u32) -> Values {
 }`;
 }
 
-/** Products of 16 codes of eight bits, of which the largest size is 128. */
-const PIECE_SIZE = 16 * 128;
+/** The largest size of a code of eight bits. */
+const BYTE_SIZE = 128;
 
 /**
- * Codes as factors, u: q = step * u + zero. Where 16 products of q fit 16 bits with a sign, two rows share a word:
- * sums are low + 2^16 * high modulo 2^32, and from low being lifted by 2^15, so that it is no less than 0, high is what is
- * left of it. What zero adds is in the seed.
+ * Codes as factors, u: q = step * u + zero. Where it has room two values of k share a word on both sides, so that one
+ * product has both: (u0 + 2^16 u1) (a1 + 2^16 a0) = 2^16 (u0 a0 + u1 a1) + u0 a1 modulo 2^32. Of 16 values that needs 16 bits
+ * for the sum that is wanted, and as many for the other, which is lifted by 2^15, so that it takes nothing of the first.
+ * What zero adds is in the seed.
  */
 function factorsText({ width }: Packing, { step, least, most }: IntegerOperand): string {
-  const isPaired = Math.max(-least, most) * PIECE_SIZE < 2 ** 15;
-  const lanes = isPaired ? 2 : 4;
-  // A whole byte holds q, and its top bit turned makes that q + 128; less than a byte holds what is above the least.
-  const zero = width < 8 ? least : isPaired ? -128 : 0;
-  const doubled = width < 8 && step === 2 ? " << vec" + lanes + "u(1u)" : "";
-  const factors = (body: string): string => `fn w_factors(units: Units, part: u32) -> Factors {
-  return Factors(${MEMBERS.map((member) => `w_four(${rowsOf(member)}, part)`).join(", ")});
-}
-struct Four { k0: Sums, k1: Sums, k2: Sums, k3: Sums }
-struct Factors { q0: Four, q1: Four, q2: Four, q3: Four }
-${body}`;
-  if (isPaired) {
-    const mask = `vec2u(${hex((2 ** width - 1) * 0x10001)})`;
-    const each = (words: string, bit: number): string => `Sums(((${words} >> vec2u(${bit}u)) & ${mask})${doubled})`;
-    return `alias Sums = vec2i;
-${factors(`fn w_four(rows: vec4u, part: u32) -> Four {
-  let words = (rows${width === 8 ? " ^ vec4u(0x80808080u)" : ""}) >> vec4u(${width}u * part);
-  let low = (words.xz & vec2u(0xffffu)) | (words.yw << vec2u(16u));
-  let high = (words.xz >> vec2u(16u)) | (words.yw & vec2u(0xffff0000u));
-  return Four(${each("low", 0)}, ${each("low", 8)}, ${each("high", 0)}, ${each("high", 8)});
-}`)}
-fn w_seed(a_sum: i32) -> i32 { return a_sum * ${zero * 0x10001} + 0x8000; }
-fn w_apart(sums: Sums) -> vec4i {
-  let low = (sums & vec2i(0xffff)) - vec2i(0x8000);
-  let high = sums >> vec2u(16u);
-  return vec4i(low.x, high.x, low.y, high.y);
-}`;
-  }
+  const largest = step * (2 ** width - 1);
+  const isPaired = width < 8 && Math.max(-least, most, largest / 2) * 16 * BYTE_SIZE < 2 ** 15;
+  const values = isPaired ? [0, 1] : [0, 1, 2, 3];
+  // A whole byte holds q.
+  const zero = width < 8 ? least : 0;
+  const mask = `vec4u(${hex((2 ** width - 1) * (isPaired ? 0x10001 : 1))})`;
+  const doubled = width < 8 && step === 2 ? " << vec4u(1u)" : "";
   const column = (j: number): string =>
     width === 8
       ? `extractBits(bitcast<vec4i>(words), ${8 * j}u, 8u)`
-      : `Sums(((words >> vec4u(${width}u * part + ${8 * j}u)) & vec4u(${2 ** width - 1}u))${doubled})`;
-  return `alias Sums = vec4i;
-${factors(`fn w_four(words: vec4u, part: u32) -> Four {
-  return Four(${[0, 1, 2, 3].map(column).join(", ")});
-}`)}
-fn w_seed(a_sum: i32) -> i32 { return a_sum * ${zero}; }
-fn w_apart(sums: Sums) -> vec4i { return sums; }`;
+      : `bitcast<vec4i>(((words >> vec4u(${width}u * part + ${8 * j}u)) & ${mask})${doubled})`;
+  const byte = (j: number): string => `extractBits(bitcast<i32>(codes), ${8 * j}u, 8u)`;
+  const input = (j: number): string => (isPaired ? `${byte(j + 2)} + (${byte(j)} << 16u)` : byte(j));
+  const product = values.map((j) => `w.k${j} * a[${j}]`).join(" + ");
+  return `alias Input = vec${values.length}i;
+struct Four { ${values.map((j) => `k${j}: vec4i`).join(", ")} }
+struct Factors { q0: Four, q1: Four, q2: Four, q3: Four }
+fn w_four(words: vec4u, part: u32) -> Four {
+  return Four(${values.map(column).join(", ")});
+}
+fn w_factors(units: Units, part: u32) -> Factors {
+  return Factors(${MEMBERS.map((member) => `w_four(${rowsOf(member)}, part)`).join(", ")});
+}
+fn w_input(codes: u32) -> Input { return Input(${values.map(input).join(", ")}); }
+fn w_products(a: Input, w: Four) -> vec4i { return ${product}; }
+fn w_seed(a_sum: i32) -> i32 { return a_sum * ${isPaired ? `${zero * 0x10000} + 0x8000` : zero}; }
+fn w_sums(sums: vec4i) -> vec4i { return sums${isPaired ? " >> vec4u(16u)" : ""}; }`;
 }
 
 function hex(word: number): string {
