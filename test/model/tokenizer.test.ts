@@ -253,16 +253,9 @@ test("the embedded model's vocabulary is ready in a moment", async () => {
   expect([tokenizer.bos, tokenizer.eos, tokenizer.addBos]).toEqual([0, 0, true]);
 });
 
-testWith(models(), "SmolLM2's vocabulary is ready in well under a tenth of a second", async ({ smollm2 }) => {
+testWith(models(), "SmolLM2's vocabulary has all its pieces", async ({ smollm2 }) => {
   const { metadata } = readGguf(load(smollm2), program, none);
-  const times: number[] = [];
-  for (let run = 0; run < 3; run++) {
-    const begin = performance.now();
-    const tokenizer = await loadTokenizer(metadata);
-    times.push(performance.now() - begin);
-    // oxlint-disable-next-line vitest/no-standalone-expect -- testWith is a test
-    expect(tokenizer.pieces).toHaveLength(49_152);
-  }
+  const { pieces } = await loadTokenizer(metadata);
   // oxlint-disable-next-line vitest/no-standalone-expect -- testWith is a test
-  expect(Math.min(...times)).toBeLessThan(100);
+  expect(pieces).toHaveLength(49_152);
 });
