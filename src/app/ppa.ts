@@ -6,7 +6,7 @@
 import { existsSync } from "node:fs";
 import process from "node:process";
 
-import { readConfig, type RtlConfig } from "../../sim/rtl/config.ts";
+import type { RtlConfig } from "../../sim/rtl/config.ts";
 import { type Design, designOf } from "../../sim/rtl/design.ts";
 import type { Activity } from "../../sim/synth/energy.ts";
 import { breakdownSvg } from "../../sim/synth/figure.ts";
@@ -19,9 +19,10 @@ import type { Flow } from "../../sim/synth/script.ts";
 import type { PathStep } from "../../sim/synth/timing.ts";
 import { nodeFromTable, readNode, readScaling, type ScaledNode } from "../../sim/synth/scaling.ts";
 import { cacheFolder, type Limits, type Netlisted, openYosys, synthesise } from "../../sim/synth/yosys.ts";
-import { createFile, FileError, openFile, packageFile } from "../files.ts";
+import { createFile, packageFile } from "../files.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { escaped, makeProgress, note, printJson, table } from "./terminal.ts";
+import { configOf, jsonOf, textOf } from "./unit-config.ts";
 
 const OPTIONS = {
   node: { kind: "text", about: "45nm, 7nm, another one as 28nm, or a file of cells or factors (45nm)" },
@@ -68,7 +69,7 @@ export const ppa: Command = command({
   ],
   options: OPTIONS,
   examples: [
-    ["lutra ppa sim/data/rtl/mac-fp16.json", "at 45 nm, at its own longest path"],
+    ["lutra ppa mac-fp16.json", "an example: at 45 nm, at its own longest path"],
     ["lutra ppa unit.json --node 28nm --clock 1", "area and energy scaled to 28 nm, 1 GHz"],
     ["lutra ppa unit.json --liberty cells.lib --svg unit.svg", "with cells of yours, and drawn"],
   ],
@@ -76,8 +77,6 @@ export const ppa: Command = command({
   run: measure,
 });
 
-/** Far more than any configuration or node file has. */
-const MAX_JSON_BYTES = 2 ** 23;
 const MAX_LIBERTY_BYTES = 2 ** 28;
 /** Cycles for which a table of activations is used, as in LUT Tensor Core's evaluation of N = 64. */
 const TABLE_CYCLES = 64;
@@ -142,28 +141,6 @@ async function measure(
 
 // ------------------------------------------------------------------------------------------------------ what is asked
 
-function textOf(path: string, most: number): string {
-  const file = openFile(path);
-  try {
-    if (file.size > most) throw new FileError(`${file.name}: ${file.size} bytes; at most ${most} are read`);
-    return new TextDecoder("utf-8", { fatal: true }).decode(file.read(0, file.size));
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    throw new FileError(`${file.name}: bytes that are no UTF-8; text is needed`, { cause: error });
-  } finally {
-    file.close();
-  }
-}
-
-function jsonOf(path: string): unknown {
-  const text = textOf(path, MAX_JSON_BYTES);
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new FileError(`${path}: no JSON: ${(error as Error).message}`, { cause: error });
-  }
-}
-
 function writeText(path: string, text: string, input: string): void {
   const content = Buffer.from(text);
   const sink = createFile(path, content.length, [input]);
@@ -172,17 +149,6 @@ function writeText(path: string, text: string, input: string): void {
     sink.commit();
   } finally {
     sink.abandon();
-  }
-}
-
-function configOf(path: string): RtlConfig {
-  const json = jsonOf(path);
-  try {
-    return readConfig(json);
-  } catch (error) {
-    throw error instanceof Error && error.name === "ConfigError"
-      ? new Error(`${path}: ${error.message}`, { cause: error })
-      : error;
   }
 }
 

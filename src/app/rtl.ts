@@ -6,13 +6,14 @@ import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 
-import { ACTIVATIONS, ConfigError, KINDS, readConfig, type RtlConfig } from "../../sim/rtl/config.ts";
+import { ACTIVATIONS, KINDS } from "../../sim/rtl/config.ts";
 import { designOf, type Design } from "../../sim/rtl/design.ts";
 import { testbenchOf, vectorsOf } from "../../sim/rtl/testbench.ts";
-import { FileError, openFile, packageFile } from "../files.ts";
+import { FileError } from "../files.ts";
 import { command, type Command, UsageError, type Values } from "./command.ts";
 import { writeAll } from "./folder.ts";
 import { escaped, printJson } from "./terminal.ts";
+import { configOf } from "./unit-config.ts";
 
 const OPTIONS = {
   output: { kind: "text", about: "folder for the files; made if it is not there", short: "o" },
@@ -79,7 +80,6 @@ const FIELDS: readonly (readonly [name: string, values: string])[] = [
 
 /** Values of all lanes together that a model computes in some seconds. */
 const MOST_LANE_STEPS = 2 ** 23;
-const MAX_CONFIG_BYTES = 2 ** 16;
 
 // oxlint-disable-next-line require-await -- every command is asynchronous
 async function writeDesign(values: Values<typeof OPTIONS>, [path]: readonly string[]): Promise<number> {
@@ -90,7 +90,7 @@ async function writeDesign(values: Values<typeof OPTIONS>, [path]: readonly stri
   }
   if (path === undefined) throw new UsageError("no configuration; name a file, as in lutra rtl mac-fp16.json -o mac");
   if (values.output === null) throw new UsageError("-o: no value; name the folder that the files shall lie in");
-  const config = configAt(path);
+  const config = configOf(path);
   const lanes = config.m * config.n;
   const most = Math.floor(MOST_LANE_STEPS / lanes);
   if (values.vectors > most)
@@ -130,43 +130,6 @@ async function writeDesign(values: Values<typeof OPTIONS>, [path]: readonly stri
 function simulation(folder: string): string {
   const quoted = /^[\w./-]+$/.test(folder) ? folder : `'${folder.replaceAll("'", "'\\''")}'`;
   return `cd ${quoted} && iverilog -g2005 -o sim design.v testbench.v && vvp sim`;
-}
-
-/** A file of a person's own, or one of the examples, which are named alone. */
-function configAt(path: string): RtlConfig {
-  const isOwn = path.includes("/") || statSync(path, { throwIfNoEntry: false }) !== undefined;
-  const example = packageFile(`sim/data/rtl/${path}`);
-  const isExample = !isOwn && statSync(example, { throwIfNoEntry: false }) !== undefined;
-  try {
-    return readConfig(parsed(textAt(isExample ? example : path)));
-  } catch (error) {
-    if (error instanceof ConfigError || error instanceof SyntaxError)
-      throw new Error(`${path}: ${error.message}`, { cause: error });
-    throw error;
-  }
-}
-
-function textAt(path: string): string {
-  const source = openFile(path);
-  try {
-    if (source.size > MAX_CONFIG_BYTES)
-      throw new FileError(`${path}: ${source.size} bytes; a configuration has at most ${MAX_CONFIG_BYTES}`);
-    return new TextDecoder().decode(source.read(0, source.size));
-  } finally {
-    source.close();
-  }
-}
-
-function parsed(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    // The engine's own words, of which some quote all of the text.
-    const why = error instanceof Error ? error.message.slice(0, 120) : String(error);
-    throw new SyntaxError(`no JSON (${why}); a configuration is as in {"kind": "mac", "activation": "int8"}`, {
-      cause: error,
-    });
-  }
 }
 
 /** Makes sure that the folder is there and that nothing in it is replaced unasked. */

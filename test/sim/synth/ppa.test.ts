@@ -46,6 +46,12 @@ function reported(...args: readonly string[]): Reported {
   return JSON.parse(out) as Reported;
 }
 
+test("an example is named without a folder, as for lutra rtl", () => {
+  // The configuration is read first, so that what is missed is the library, or the configuration itself.
+  expect(ppa("lut-m2n64k4-int8.json", "--liberty", join(folder, "none.lib")).err).toMatch(/none\.lib: no such file/);
+  expect(ppa("no-example.json", "--liberty", join(folder, "none.lib")).err).toMatch(/no-example\.json: no such file/);
+});
+
 test("a unit has figures, each with unit, provenance and uncertainty, at a node, a clock and a boundary", () => {
   const report = reported();
   expect(report).toMatchObject({
