@@ -109,7 +109,7 @@ try {
     const long = await complete(url, prompt(80), 1);
     found.prefill.push((1000 * long.usage.prompt_tokens) / long.ms);
 
-    const shared = prompt(330);
+    const shared = prompt(450);
     const cold = await complete(url, `${shared} and then it`, 1);
     const hit = await complete(url, `${shared} but others say that we had better look again at what there was`, 1);
     found.cold.push(cold.firstMs);
