@@ -5,7 +5,6 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import process from "node:process";
 import { createInterface } from "node:readline";
-import { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 
 const cli = fileURLToPath(new URL("../../dist/src/app/cli.js", import.meta.url));
@@ -56,7 +55,7 @@ export async function complete(url, prompt, tokens, leaveAfter = Infinity) {
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
   let [text, firstMs, usage, pieces] = ["", null, null, 0];
   try {
-    for await (const line of createInterface({ input: Readable.fromWeb(response.body) })) {
+    for await (const line of linesOf(response.body)) {
       if (!line.startsWith("data: {")) continue;
       const data = JSON.parse(line.slice(6));
       if (data.error !== undefined) throw new Error(data.error.message);
@@ -72,6 +71,16 @@ export async function complete(url, prompt, tokens, leaveAfter = Infinity) {
     if (!left.signal.aborted) throw error;
   }
   return { text, firstMs, ms: performance.now() - startMs, usage };
+}
+
+/** Those of a body; readline's own iterator waits for ever where a body ends with an error. */
+async function* linesOf(body) {
+  let rest = "";
+  for await (const part of body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + part).split("\n");
+    rest = lines.pop();
+    yield* lines;
+  }
 }
 
 /** The middle of some numbers. */
