@@ -24,14 +24,22 @@ export interface Config {
   readonly headDim: number;
   readonly normEps: number;
   readonly rotary: RotaryConfig;
+  /** Whether the linears of queries, keys and values must have biases; others may have them. */
+  readonly hasQkvBiases: boolean;
   /** Tokens that the model was trained to see at once. */
   readonly trainedContext: number;
 }
 
 /** What differs between architectures, one row each. */
-const ARCHITECTURES: Readonly<Record<string, { readonly pairing: RotaryConfig["pairing"] }>> = {
-  llama: { pairing: "adjacent" }, // GGUF stores q and k of llama models permuted so that pairs are adjacent
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
+  // GGUF stores q and k of llama models permuted so that pairs are adjacent.
+  llama: { pairing: "adjacent", hasQkvBiases: false },
+  // Qwen2 and 2.5 (arXiv 2407.10671, 2.2.1).
+  qwen2: { pairing: "split", hasQkvBiases: true },
 };
+interface Architecture extends Pick<Config, "hasQkvBiases"> {
+  readonly pairing: RotaryConfig["pairing"];
+}
 
 /** Above any model known (Llama 3.1 405B: 126 blocks, width 16,384, 128 heads, 53,248, 131,072), with room. */
 const LIMITS = { blocks: 1024, width: 131_072, heads: 4096, feedForward: 1_048_576, context: 2 ** 24 } as const;
@@ -85,6 +93,7 @@ export function readConfig(metadata: Metadata): Config {
     headDim,
     normEps,
     rotary: readRotary(metadata, key, row.pairing, headDim),
+    hasQkvBiases: row.hasQkvBiases,
     trainedContext: count("context_length", LIMITS.context),
   };
 }

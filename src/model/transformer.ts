@@ -21,11 +21,12 @@ export interface PlanOptions {
 
 /**
  * The plan of a llama-style model: embedding; per block norm, attention with grouped keys, norm, gated feed-forward;
- * final norm and head (the embedding again where `output.weight` is absent). Linears may have biases.
+ * final norm and head (the embedding again where `output.weight` is absent). Linears may have biases; those
+ * of queries, keys and values must where the architecture says so.
  * Throws ModelError for a tensor that is missing, of the wrong shape, or of no use.
  */
 export function planModel(gguf: Gguf, config: Config, vocabulary: number, options: PlanOptions): Plan {
-  const { width, feedForward, heads, kvHeads, headDim, blocks, normEps } = config;
+  const { width, feedForward, heads, kvHeads, headDim, blocks, normEps, hasQkvBiases } = config;
   const file = gguf.metadata.file;
   const values: Value[] = [];
   const ops: Op[] = [];
@@ -40,9 +41,9 @@ export function planModel(gguf: Gguf, config: Config, vocabulary: number, option
     weights.set(name, { name, shape });
     return name;
   };
-  const linear = (name: string, n: number, k: number): Linear => ({
+  const linear = (name: string, n: number, k: number, mustHaveBias = false): Linear => ({
     weight: weight(`${name}.weight`, n, k),
-    bias: gguf.tensors.has(`${name}.bias`) ? weight(`${name}.bias`, n) : null,
+    bias: mustHaveBias || gguf.tensors.has(`${name}.bias`) ? weight(`${name}.bias`, n) : null,
   });
   const norm = (name: string): Norm => ({ weight: weight(`${name}.weight`, width), eps: normEps });
 
@@ -61,9 +62,9 @@ export function planModel(gguf: Gguf, config: Config, vocabulary: number, option
         input: stream,
         norm: norm(`${block}.attn_norm`),
         linears: [
-          linear(`${block}.attn_q`, heads * headDim, width),
-          linear(`${block}.attn_k`, kvHeads * headDim, width),
-          linear(`${block}.attn_v`, kvHeads * headDim, width),
+          linear(`${block}.attn_q`, heads * headDim, width, hasQkvBiases),
+          linear(`${block}.attn_k`, kvHeads * headDim, width, hasQkvBiases),
+          linear(`${block}.attn_v`, kvHeads * headDim, width, hasQkvBiases),
         ],
         epilogue: { kind: "store" },
         out: [q, k, v],

@@ -89,7 +89,7 @@ const DAMAGED: readonly (readonly [string, FileToWrite | Uint8Array, string])[] 
   [
     "is of an unknown architecture",
     withPairs([["general.architecture", "string", "rwkv"]]),
-    'general.architecture: "rwkv"; known: llama',
+    'general.architecture: "rwkv"; known: llama, qwen2',
   ],
 ];
 
